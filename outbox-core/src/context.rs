@@ -1,0 +1,189 @@
+use std::any::Any;
+use std::cell::RefCell;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+
+use crate::{Error, ErrorKind, Headers, Result};
+
+const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
+
+/// Carries the caller's open transaction and its trace headers.
+///
+/// A cheap handle: clones share the transaction. It is passed on explicitly; [`scope`](Self::scope) also
+/// makes it the current one of the task, for code that cannot take an argument.
+#[derive(Clone, Default)]
+pub struct Context {
+    transaction: Option<Arc<dyn Any + Send + Sync>>,
+    headers: Arc<Headers>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
+}
+
+impl Context {
+    /// A context without a transaction.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts a backend's transaction on the context.
+    #[must_use]
+    pub fn with_transaction<T: Any + Send + Sync>(mut self, transaction: Arc<T>) -> Self {
+        self.transaction = Some(transaction);
+        self
+    }
+
+    /// The same context without its transaction.
+    #[must_use]
+    pub fn without_transaction(mut self) -> Self {
+        self.transaction = None;
+        self
+    }
+
+    /// Sets a header of the context. `traceparent` and `tracestate` are given to every message that is
+    /// enqueued with it; others stay here.
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        Arc::make_mut(&mut self.headers).insert(name.into(), value.into());
+        self
+    }
+
+    /// The headers of the context.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// Adds this context's trace headers to those of a message, where it has none of its own.
+    pub fn add_trace_headers(&self, headers: &mut Headers) {
+        for name in TRACE_HEADERS {
+            if let Some(value) = self.headers.get(name) {
+                headers.entry(name.to_owned()).or_insert_with(|| value.clone());
+            }
+        }
+    }
+
+    /// A context without a transaction that carries the trace headers of a message on.
+    pub fn with_trace_of(headers: &Headers) -> Self {
+        TRACE_HEADERS.iter().fold(Self::new(), |cx, name| match headers.get(*name) {
+            Some(value) => cx.with_header(*name, value),
+            None => cx,
+        })
+    }
+
+    /// Whether the context carries a transaction.
+    pub fn has_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    /// The transaction, for the backend that put it there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoTransaction`], or [`ErrorKind::ForeignTransaction`] when it is not a `T`.
+    pub fn transaction<T: Any>(&self) -> Result<&T> {
+        let transaction = self.transaction.as_deref().ok_or_else(no_transaction)?;
+        (transaction as &dyn Any).downcast_ref().ok_or_else(foreign_transaction)
+    }
+
+    /// Gives the transaction up, to end it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoTransaction`], or [`ErrorKind::ForeignTransaction`] when it is not a `T`.
+    pub fn into_transaction<T: Any + Send + Sync>(self) -> Result<Arc<T>> {
+        let transaction = self.transaction.ok_or_else(no_transaction)?;
+        transaction.downcast().map_err(|_| foreign_transaction())
+    }
+
+    /// Runs `future` with this context as the current one of the task. A task that it spawns does not
+    /// inherit it.
+    pub async fn scope<F: Future>(self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|task| {
+            let _restore = Restore(CURRENT.replace(Some(self.clone())));
+            future.as_mut().poll(task)
+        })
+        .await
+    }
+
+    /// The current context of the task.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoTransaction`] outside of [`scope`](Self::scope).
+    pub fn current() -> Result<Self> {
+        CURRENT.with_borrow(Clone::clone).ok_or_else(no_transaction)
+    }
+}
+
+struct Restore(Option<Context>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
+    }
+}
+
+fn no_transaction() -> Error {
+    Error::new(ErrorKind::NoTransaction, "context")
+}
+
+fn foreign_transaction() -> Error {
+    Error::new(ErrorKind::ForeignTransaction, "context")
+}
+
+/// Hides the headers.
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("has_transaction", &self.has_transaction())
+            .field("n_headers", &self.headers.len())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_or_foreign_transaction_is_an_error_of_its_own() {
+        let cx = Context::new();
+        assert_eq!(cx.transaction::<u8>().expect_err("none").kind(), ErrorKind::NoTransaction);
+        let cx = cx.with_transaction(Arc::new(7_u8));
+        assert_eq!(*cx.transaction::<u8>().expect("own"), 7);
+        assert_eq!(cx.transaction::<u16>().expect_err("foreign").kind(), ErrorKind::ForeignTransaction);
+        assert_eq!(cx.into_transaction::<u16>().expect_err("foreign").kind(), ErrorKind::ForeignTransaction);
+    }
+
+    #[tokio::test]
+    async fn a_nested_scope_restores_the_outer_one() {
+        let name = || Context::current().map(|cx| cx.headers().get("name").cloned());
+        let named = |name: &str| Context::new().with_header("name", name);
+        named("outer")
+            .scope(async {
+                named("inner")
+                    .scope(async {
+                        tokio::task::yield_now().await;
+                        assert_eq!(name().expect("scope").as_deref(), Some("inner"));
+                    })
+                    .await;
+                assert_eq!(name().expect("scope").as_deref(), Some("outer"));
+                let spawned = tokio::spawn(async move { Context::current().is_err() });
+                assert!(spawned.await.expect("joined"), "a spawned task must not inherit the context");
+            })
+            .await;
+        assert!(Context::current().is_err());
+    }
+
+    #[test]
+    fn only_trace_headers_travel_with_messages() {
+        let cx = Context::new().with_header("traceparent", "00-a").with_header("secret", "x");
+        let mut headers = Headers::from([("tracestate".into(), "own".into())]);
+        cx.with_header("tracestate", "other").add_trace_headers(&mut headers);
+        assert_eq!(
+            headers,
+            Headers::from([("traceparent".into(), "00-a".into()), ("tracestate".into(), "own".into())])
+        );
+    }
+}

@@ -1,0 +1,67 @@
+//! The contract of the transactional outbox and inbox.
+//!
+//! A service writes its business rows and its messages in one transaction; dispatchers deliver every
+//! committed message at least once; the inbox gives a consumer the database effect exactly once. This
+//! crate holds what the parts agree on and names no database and no runtime:
+//!
+//! * [`Draft`], [`Message`]: what is enqueued and what is delivered.
+//! * [`Repository`]: enqueue, claim, settle, extend; [`RepositoryExt`] for one message at a time.
+//! * [`Operations`]: what an operator needs. [`Wakeup`]: hints that there is something to claim.
+//! * [`ProcessedStore`]: the record behind the inbox.
+//! * [`Context`] carries the caller's open transaction; [`Transactor`] opens and ends it.
+//! * [`MemoryRepository`]: the reference implementation, also for your own tests.
+//!
+//! # Examples
+//! ```
+//! use outbox_core::{ClaimRequest, Draft, MemoryRepository, Repository, RepositoryExt, Transactor};
+//! # async fn example() -> outbox_core::Result<()> {
+//! let outbox = MemoryRepository::new();
+//! Transactor::over(outbox.clone())
+//!     .run(async |cx| outbox.enqueue(cx, vec![Draft::new("order.placed", "{}")]).await)
+//!     .await?;
+//!
+//! let claim = outbox.claim(ClaimRequest::new(10, std::time::Duration::from_secs(30))).await?;
+//! for claimed in claim.messages {
+//!     let _ = outbox.mark_done(claimed.lease).await?;
+//! }
+//! # Ok(()) }
+//! ```
+
+mod context;
+mod erased;
+mod error;
+mod handler;
+mod lease;
+//mod memory;
+mod message;
+mod operations;
+mod processed;
+mod repository;
+mod retry;
+mod table;
+mod transactor;
+mod wakeup;
+
+pub use context::Context;
+pub use erased::{ArcRepository, DynListener, DynRepository};
+pub use error::{Error, ErrorKind, Result};
+pub use handler::{
+    DynHandler, Handler, HandlerError, HandlerErrorKind, HandlerFn, HandlerResult, HandlerResultExt,
+    handler_fn,
+};
+pub use lease::{
+    Claim, ClaimRequest, Claimed, Claimer, Lease, MAX_BATCH, MAX_ERROR_BYTES, MAX_LEASE, Outcome, Settled,
+    Settlement, error_text, recovery_group,
+};
+//pub use memory::{MemoryListener, MemoryRepository};
+pub use message::{
+    Draft, Headers, Limits, MAX_DELAY, MAX_HEADER_BYTES, MAX_HEADERS, MAX_NAME_BYTES, Message, MessageId,
+    validate_drafts,
+};
+pub use operations::{DeadLetter, DeadLetterPage, DeadLetterQuery, Moved, Operations, Stats, TopicStats};
+pub use processed::{MAX_METADATA_BYTES, MAX_METADATA_DEPTH, Mark, Marked, Processed, ProcessedStore};
+pub use repository::{Repository, RepositoryExt};
+pub use retry::{Backoff, Jitter};
+pub use table::{MAX_IDENTIFIER_BYTES, TableName};
+pub use transactor::{Transactions, Transactor};
+pub use wakeup::{Listener, NoListener, Readiness, Wakeup};

@@ -1,0 +1,228 @@
+//! A private server from local binaries, on a free port of the loopback interface, in a temporary folder.
+
+use std::{
+    env::temp_dir,
+    fs,
+    io::{self, ErrorKind},
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use uuid::Uuid;
+
+use super::{Settings, StopMode, binaries, keeper::Keeper, owner, owner::Owner, probe};
+
+const HOST: &str = "127.0.0.1";
+/// Starting includes recovery after a crash.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(100);
+/// Another process may take the free port before the server does.
+const MAX_PORTS: usize = 3;
+
+/// Orders: `start`, `alive`, or the name of a signal that ends the server. Answers: `up` or `down`.
+/// `jobs` makes the shell notice a server that has exited.
+const SCRIPT: &str = r#"
+folder=$1 postgres=$2 server=
+shift 2
+alive() { jobs >/dev/null; [ -n "$server" ] && kill -0 "$server"; }
+start() { "$postgres" -D "$folder/data" "$@" </dev/null >>"$folder/server.log" 2>&1 & server=$!; }
+end() { alive && kill -s "$1" "$server" && wait "$server"; server=; }
+while read -r order; do
+    case $order in
+        start) alive || start "$@" ;;
+        alive) ;;
+        *) end "$order" ;;
+    esac
+    if alive; then echo up; else echo down; fi
+done
+end QUIT
+cd / && rm -rf "$folder"
+"#;
+
+#[derive(Debug)]
+pub(super) struct Local {
+    url: String,
+    port: u16,
+    /// Before the folder, so that the server is gone when the folder goes.
+    keeper: Mutex<Keeper>,
+    folder: Folder,
+}
+
+impl Local {
+    pub(super) fn start(settings: &Settings) -> Result<Self, String> {
+        let binaries = binaries::find()?;
+        let folder = Folder::create()?;
+        let owner = Owner::for_server(&folder.0)?;
+        let password = Uuid::new_v4().simple().to_string();
+        initialise(&binaries, &folder, owner, &password)?;
+        let (keeper, port) = launch(&binaries, &folder, owner, settings)?;
+        Ok(Self {
+            url: format!("postgres://postgres:{password}@{HOST}:{port}/postgres"),
+            port,
+            keeper: Mutex::new(keeper),
+            folder,
+        })
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(super) fn stop(&self, mode: StopMode) -> Result<(), String> {
+        let answer = self.keeper().order(signal(mode));
+        answer.map(drop).map_err(keeper_is_gone)
+    }
+
+    /// After a SIGKILL the sessions of the old server need a moment to notice; until then a new one refuses
+    /// the data folder and exits.
+    pub(super) fn restart(&self) -> Result<(), String> {
+        let mut keeper = self.keeper();
+        keeper.order(signal(StopMode::Fast)).map_err(keeper_is_gone)?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match come_up(&mut keeper, self.port, &self.folder) {
+                Err(_) if Instant::now() < deadline => sleep(PAUSE),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn keeper(&self) -> MutexGuard<'_, Keeper> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn signal(mode: StopMode) -> &'static str {
+    match mode {
+        StopMode::Fast => "INT",
+        StopMode::Immediate => "QUIT",
+        StopMode::Kill => "KILL",
+    }
+}
+
+fn initialise(binaries: &Path, folder: &Folder, owner: Owner, password: &str) -> Result<(), String> {
+    let secret = folder.0.join("password");
+    let prepare = || {
+        fs::write(&secret, password)?;
+        owner.give(&secret)?;
+        owner.give(&folder.0)
+    };
+    prepare().map_err(|error| format!("{}: {error}", folder.0.display()))?;
+    let mut command = Command::new(binaries.join("initdb"));
+    command
+        .args(["--username=postgres", "--auth=password", "--encoding=UTF8", "--locale=C", "--no-sync"])
+        .arg(option("--pwfile=", &secret))
+        .arg(option("--pgdata=", &folder.0.join("data")))
+        .current_dir(&folder.0);
+    owner.run(&mut command);
+    succeed(command)
+}
+
+fn option(name: &str, path: &Path) -> std::ffi::OsString {
+    let mut option = std::ffi::OsString::from(name);
+    option.push(path);
+    option
+}
+
+fn succeed(mut command: Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| format!("initdb did not run: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    Err(format!("initdb failed: {}", last_lines(&complaint)))
+}
+
+fn launch(binaries: &Path, folder: &Folder, owner: Owner, settings: &Settings) -> Result<(Keeper, u16), String> {
+    let mut outcome = Err(String::new());
+    for _ in 0..MAX_PORTS {
+        outcome = launch_on(free_port()?, binaries, folder, owner, settings);
+        if !matches!(&outcome, Err(reason) if reason.contains("could not bind")) {
+            break;
+        }
+    }
+    outcome
+}
+
+fn launch_on(
+    port: u16,
+    binaries: &Path,
+    folder: &Folder,
+    owner: Owner,
+    settings: &Settings,
+) -> Result<(Keeper, u16), String> {
+    let mut keeper = hire(port, binaries, folder, owner, settings).map_err(keeper_is_gone)?;
+    come_up(&mut keeper, port, folder)?;
+    Ok((keeper, port))
+}
+
+fn hire(port: u16, binaries: &Path, folder: &Folder, owner: Owner, settings: &Settings) -> io::Result<Keeper> {
+    let (place, program) = (folder.0.to_string_lossy(), binaries.join("postgres"));
+    let network = Settings::new()
+        .with("listen_addresses", HOST)
+        .with("port", port.to_string())
+        .with("unix_socket_directories", "");
+    let options: Vec<_> = network.arguments().chain(settings.arguments()).collect();
+    let program = program.to_string_lossy();
+    let fixed = [place.as_ref(), program.as_ref()];
+    let arguments = fixed.into_iter().chain(options.iter().map(String::as_str));
+    Keeper::spawn(SCRIPT, arguments, |command| {
+        command.current_dir(&folder.0);
+        owner.run(command);
+    })
+}
+
+fn come_up(keeper: &mut Keeper, port: u16, folder: &Folder) -> Result<(), String> {
+    keeper.order("start").map_err(keeper_is_gone)?;
+    let alive = || keeper.order("alive").is_ok_and(|answer| answer == "up");
+    probe::wait_until_ready(HOST, port, PATIENCE, alive)
+        .map_err(|reason| format!("{reason}: {}", folder.end_of_log()))
+}
+
+fn keeper_is_gone(error: io::Error) -> String {
+    format!("the shell that runs the server: {error}")
+}
+
+fn free_port() -> Result<u16, String> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .map(|address| address.port())
+        .map_err(|error| format!("no free port: {error}"))
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().rev().take(3).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+}
+
+/// A temporary folder for the data, the log and the password; removed with everything in it.
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+impl Folder {
+    fn create() -> Result<Self, String> {
+        let path = temp_dir().join(format!("outbox-test-{}", Uuid::new_v4().simple()));
+        owner::private_folder(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    fn end_of_log(&self) -> String {
+        fs::read_to_string(self.0.join("server.log")).map_or_else(|error| error.to_string(), |log| last_lines(&log))
+    }
+}
+
+impl Drop for Folder {
+    /// The keeper has removed it already, unless there was none or the folder around it is not its own.
+    fn drop(&mut self) {
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                eprintln!("left behind {}: {error}", self.0.display());
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! A PostgreSQL server for tests: found by URL, started in a container, or started from local binaries.
+//!
+//! Asked in that order, the first that works is used:
+//!
+//! 1. `OUTBOX_TEST_POSTGRES_URL` names a running server; one that is named but does not answer is an error.
+//! 2. A container (cargo feature `containers`), from the image `OUTBOX_TEST_POSTGRES_IMAGE`
+//!    (default `postgres`) with the tag `OUTBOX_TEST_POSTGRES_TAG` (default `17`).
+//! 3. A private server from `initdb` and `postgres`, searched in `OUTBOX_TEST_POSTGRES_BIN`, in `PATH` and in
+//!    the folders that the usual packages install to.
+//!
+//! `OUTBOX_TEST_SERVER=url|container|local` forces one of them. What this module started goes away with the
+//! process that started it, also when that process is killed.
+//!
+//! A test without a server is skipped with a line on standard error, or fails where
+//! `OUTBOX_TEST_REQUIRE` (a comma-separated list) names what is missing.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! # async fn example() {
+//! let Ok(server) = outbox_testkit::server::postgres().await else {
+//!     return; // said so on standard error
+//! };
+//! println!("{}", server.origin());
+//! # }
+//! ```
+
+mod binaries;
+#[cfg_attr(not(feature = "containers"), path = "container_absent.rs")]
+mod container;
+mod env;
+mod error;
+mod keeper;
+mod local;
+mod owner;
+mod probe;
+mod settings;
+mod shared;
+mod url;
+
+use std::{fmt, panic::resume_unwind, sync::Arc};
+
+use container::Container;
+use local::Local;
+use url::Address;
+
+pub use binaries::has_local_binaries;
+pub use env::required;
+pub use error::{Attempt, ControlError, Skipped, StartError};
+pub use settings::Settings;
+pub use shared::{postgres, private};
+
+/// Where a server came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// `OUTBOX_TEST_POSTGRES_URL`; it runs before and after us.
+    Url,
+    /// A container of ours.
+    Container,
+    /// A process of ours, from binaries on this machine.
+    Local,
+}
+
+impl Origin {
+    /// The word that `OUTBOX_TEST_SERVER` uses for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Origin::Url => "url",
+            Origin::Container => "container",
+            Origin::Local => "local",
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a private server is brought down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StopMode {
+    /// Sessions are ended, open transactions rolled back, and a checkpoint is written (SIGINT).
+    Fast,
+    /// As `Fast`, without the checkpoint: the next start recovers (SIGQUIT).
+    Immediate,
+    /// SIGKILL to the postmaster; its sessions notice and exit by themselves a moment later.
+    Kill,
+}
+
+/// A PostgreSQL server for tests. Dropping it stops and removes what was started for it.
+///
+/// `Debug` shows where it came from and never its URL, which holds a password.
+pub struct Postgres {
+    url: String,
+    backing: Backing,
+}
+
+enum Backing {
+    Url,
+    Container { _held: Container },
+    Local(Arc<Local>),
+}
+
+impl Postgres {
+    /// Finds or starts a server with [`Settings::for_tests`].
+    ///
+    /// # Errors
+    /// [`StartError`] with one reason for each way that was tried.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the start running on a blocking thread, which then removes the server again.
+    pub async fn start() -> Result<Self, StartError> {
+        Self::start_with(Settings::for_tests()).await
+    }
+
+    /// Finds or starts a server; the settings reach it only where it is started here, not by URL.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub async fn start_with(settings: Settings) -> Result<Self, StartError> {
+        blocking(move || Self::start_blocking(&settings)).await
+    }
+
+    /// Starts a private server from local binaries, whatever the environment says about URL and containers.
+    /// It is the only kind that can be stopped and restarted.
+    ///
+    /// # Errors
+    /// [`StartError`] when there are no binaries or the server does not come up.
+    pub async fn local(settings: Settings) -> Result<Self, StartError> {
+        blocking(move || Self::first_of(&[Origin::Local], &settings)).await
+    }
+
+    /// [`Postgres::start_with`] for callers without a runtime.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn start_blocking(settings: &Settings) -> Result<Self, StartError> {
+        Self::first_of(&env::order()?, settings)
+    }
+
+    fn first_of(origins: &[Origin], settings: &Settings) -> Result<Self, StartError> {
+        let mut attempts = Vec::new();
+        for &origin in origins {
+            match Self::start_one(origin, settings) {
+                Ok(server) => return Ok(server),
+                Err(reason) => attempts.push(Attempt { origin, reason }),
+            }
+        }
+        Err(StartError::NoServer(attempts))
+    }
+
+    fn start_one(origin: Origin, settings: &Settings) -> Result<Self, String> {
+        match origin {
+            Origin::Url => Self::at_url(env::url()),
+            Origin::Container => Container::start(settings).map(Self::in_container),
+            Origin::Local => Local::start(settings).map(Self::from_binaries),
+        }
+    }
+
+    fn at_url(url: Option<String>) -> Result<Self, String> {
+        let url = url.ok_or_else(|| format!("{} is not set", env::URL))?;
+        if let Address::Tcp { host, port } = Address::of(&url)? {
+            probe::wait_until_ready(&host, port, probe::PATIENCE_WITH_A_URL, || true)?;
+        }
+        Ok(Self {
+            url,
+            backing: Backing::Url,
+        })
+    }
+
+    fn in_container(container: Container) -> Self {
+        Self {
+            url: container.url().to_owned(),
+            backing: Backing::Container { _held: container },
+        }
+    }
+
+    fn from_binaries(local: Local) -> Self {
+        Self {
+            url: local.url().to_owned(),
+            backing: Backing::Local(Arc::new(local)),
+        }
+    }
+
+    /// URL of the database `postgres` for a superuser; for [`Origin::Url`] the URL that was given. Holds a
+    /// password: do not log it.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where the server came from.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        match self.backing {
+            Backing::Url => Origin::Url,
+            Backing::Container { .. } => Origin::Container,
+            Backing::Local(_) => Origin::Local,
+        }
+    }
+
+    /// Stops a private server and returns when its postmaster is gone. Its data stays for [`Self::restart`].
+    ///
+    /// # Errors
+    /// [`ControlError::NotPrivate`] unless [`Self::origin`] is [`Origin::Local`].
+    pub async fn stop(&self, mode: StopMode) -> Result<(), ControlError> {
+        self.control(move |local| local.stop(mode)).await
+    }
+
+    /// Starts a private server again on its port and data, after a fast stop if it still runs, and returns
+    /// when it accepts connections.
+    ///
+    /// # Errors
+    /// [`ControlError::NotPrivate`] unless [`Self::origin`] is [`Origin::Local`];
+    /// [`ControlError::Failed`] when it does not come up.
+    pub async fn restart(&self) -> Result<(), ControlError> {
+        self.control(Local::restart).await
+    }
+
+    async fn control<F>(&self, action: F) -> Result<(), ControlError>
+    where
+        F: FnOnce(&Local) -> Result<(), String> + Send + 'static,
+    {
+        let Backing::Local(local) = &self.backing else {
+            return Err(ControlError::NotPrivate(self.origin()));
+        };
+        let local = Arc::clone(local);
+        blocking(move || action(&local)).await.map_err(ControlError::Failed)
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres")
+            .field("origin", &self.origin())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs what blocks off the caller's runtime; a panic there is the caller's panic.
+async fn blocking<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(action).await {
+        Ok(value) => value,
+        Err(error) => resume_unwind(error.into_panic()),
+    }
+}
