@@ -32,7 +32,7 @@ mod erased;
 mod error;
 mod handler;
 mod lease;
-//mod memory;
+mod memory;
 mod message;
 mod operations;
 mod processed;
@@ -53,7 +53,7 @@ pub use lease::{
     Claim, ClaimRequest, Claimed, Claimer, Lease, MAX_BATCH, MAX_ERROR_BYTES, MAX_LEASE, Outcome, Settled,
     Settlement, error_text, recovery_group,
 };
-//pub use memory::{MemoryListener, MemoryRepository};
+pub use memory::{MemoryListener, MemoryRepository};
 pub use message::{
     Draft, Headers, Limits, MAX_DELAY, MAX_HEADER_BYTES, MAX_HEADERS, MAX_NAME_BYTES, Message, MessageId,
     validate_drafts,

@@ -1,0 +1,863 @@
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::future::poll_fn;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::lease::validate_lease;
+use crate::{
+    Claim, ClaimRequest, Claimed, Context, DeadLetter, DeadLetterPage, DeadLetterQuery, Draft, Error,
+    ErrorKind, Headers, Lease, Limits, Listener, MAX_BATCH, Mark, Marked, Message, MessageId, Moved,
+    Operations, Outcome, Processed, ProcessedStore, Readiness, Repository, Result, Settled, Settlement,
+    Stats, TopicStats, Transactions, Wakeup, error_text, recovery_group, validate_drafts,
+};
+
+/// An outbox, its operations and an inbox record in memory: the reference that every other backend is
+/// compared with, and a double for your own tests.
+///
+/// Clones share one store. Time is that of the process plus what [`advance`](Self::advance) added.
+///
+/// # Guarantees
+/// All of [`Repository`], except that nothing outlives the process. Beyond the contract:
+/// * The order number of a message is drawn when its transaction commits. What a claim promotes, a release
+///   or a redrive makes claimable gets a new one. A [`Lease::locator`] is that number.
+/// * A claim first promotes what is due of every topic, by due time, at most [`MAX_BATCH`] messages.
+/// * Whoever would write what another open transaction has written waits for its end, in `enqueue` for the
+///   same id, in `mark_processed` for the same group and id. Two transactions that wait for each other:
+///   the second gets [`ErrorKind::Contention`].
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use outbox_core::{ClaimRequest, Draft, MemoryRepository, Repository, Transactor};
+/// # async fn example() -> outbox_core::Result<()> {
+/// let outbox = MemoryRepository::new();
+/// let later = Draft::new("reminder", "7").delay(Duration::from_secs(3600));
+/// Transactor::over(outbox.clone()).run(async |cx| outbox.enqueue(cx, vec![later]).await).await?;
+///
+/// let request = ClaimRequest::new(10, Duration::from_secs(30));
+/// assert!(outbox.claim(request.clone()).await?.is_empty());
+/// outbox.advance(Duration::from_secs(3600));
+/// assert_eq!(outbox.claim(request).await?.messages.len(), 1);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Default)]
+pub struct MemoryRepository {
+    shared: Arc<Shared>,
+    limits: Limits,
+}
+
+impl MemoryRepository {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the bounds that this handle and its later clones check drafts against.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Moves the store's clock forward, and hints at what may have become due.
+    pub fn advance(&self, by: Duration) {
+        self.shared.with(|store| {
+            store.clock.advance(by);
+            store.hint();
+        });
+    }
+
+    fn transaction<'a>(&self, cx: &'a Context) -> Result<&'a MemoryTransaction> {
+        let transaction: &MemoryTransaction = cx.transaction()?;
+        self.check_own(transaction)?;
+        Ok(transaction)
+    }
+
+    fn check_own(&self, transaction: &MemoryTransaction) -> Result<()> {
+        match Arc::ptr_eq(&self.shared, &transaction.shared) {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::ForeignTransaction, "context")),
+        }
+    }
+}
+
+impl fmt::Debug for MemoryRepository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryRepository").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Repository for MemoryRepository {
+    async fn enqueue(&self, cx: &Context, mut drafts: Vec<Draft>) -> Result<Vec<MessageId>> {
+        let transaction = self.transaction(cx)?;
+        drafts.iter_mut().for_each(|draft| cx.add_trace_headers(&mut draft.headers));
+        validate_drafts(&drafts, &self.limits)?;
+        transaction.attempt(|store, id| store.enqueue(id, &drafts)).await
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
+        request.validate()?;
+        Ok(self.shared.with(|store| store.claim(&request)))
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
+        let counts = Settlement::validate(&settlements)?;
+        let settle = |store: &mut Store| {
+            let settlements = settlements.into_iter().zip(counts);
+            settlements.map(|(settlement, counts)| store.settle(settlement, counts)).collect()
+        };
+        Ok(self.shared.with(settle))
+    }
+
+    async fn extend(&self, leases: Vec<Lease>, by: Duration) -> Result<Vec<Settled>> {
+        validate_lease("by", by)?;
+        Ok(self.shared.with(|store| leases.iter().map(|lease| store.extend(lease, by)).collect()))
+    }
+}
+
+impl Operations for MemoryRepository {
+    async fn stats(&self) -> Result<Stats> {
+        Ok(self.shared.with(|store| store.stats()))
+    }
+
+    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<DeadLetterPage> {
+        query.validate()?;
+        Ok(self.shared.with(|store| store.dead_letters(&query)))
+    }
+
+    async fn redrive(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
+        Ok(self.shared.with(|store| ids.iter().map(|id| store.redrive(id)).collect()))
+    }
+
+    async fn discard(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
+        Ok(self.shared.with(|store| ids.iter().map(|id| store.discard(id)).collect()))
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl ProcessedStore for MemoryRepository {
+    async fn is_processed(&self, group: &str, id: MessageId) -> Result<bool> {
+        Mark::validate_group(group)?;
+        Ok(self.shared.with(|store| store.processed.contains_key(&(group.to_owned(), id))))
+    }
+
+    async fn mark_processed(&self, cx: &Context, mark: Mark) -> Result<Marked> {
+        let transaction = self.transaction(cx)?;
+        mark.validate()?;
+        transaction.attempt(|store, id| store.mark_processed(id, &mark)).await
+    }
+
+    async fn store_result(&self, cx: &Context, group: &str, id: MessageId, result: Value) -> Result<()> {
+        let transaction = self.transaction(cx)?;
+        Mark::validate_group(group)?;
+        Mark::validate_json("result", &result)?;
+        let record = (group.to_owned(), id);
+        transaction.shared.with(|store| store.store_result(transaction.id, &record, result))
+    }
+
+    async fn purge_before(&self, age: Duration, limit: usize) -> Result<u64> {
+        Ok(self.shared.with(|store| store.purge_before(age, limit)))
+    }
+}
+
+impl Transactions for MemoryRepository {
+    async fn begin(&self) -> Result<Context> {
+        let id = self.shared.with(Store::begin);
+        let transaction = MemoryTransaction { shared: Arc::clone(&self.shared), id };
+        Ok(Context::new().with_transaction(Arc::new(transaction)))
+    }
+
+    async fn commit(&self, cx: Context) -> Result<()> {
+        let transaction = cx.into_transaction::<MemoryTransaction>()?;
+        self.check_own(&transaction)?;
+        match Arc::try_unwrap(transaction) {
+            Ok(transaction) => self.shared.with(|store| store.commit(transaction.id)),
+            Err(escaped) => {
+                escaped.roll_back();
+                Err(Error::new(ErrorKind::TransactionEscaped, "commit"))
+            }
+        }
+    }
+
+    async fn rollback(&self, cx: Context) -> Result<()> {
+        let transaction = cx.into_transaction::<MemoryTransaction>()?;
+        self.check_own(&transaction)?;
+        transaction.roll_back();
+        Ok(())
+    }
+}
+
+/// A transaction of a [`MemoryRepository`]; what it writes is kept apart until it commits.
+struct MemoryTransaction {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl MemoryTransaction {
+    fn roll_back(&self) {
+        self.shared.with(|store| store.end(self.id));
+    }
+
+    /// Repeats `attempt` until no other open transaction is in its way.
+    async fn attempt<T>(&self, mut attempt: impl FnMut(&mut Store, u64) -> Result<Attempt<T>>) -> Result<T> {
+        let wait = Wait { shared: &self.shared, id: self.shared.with(Store::next_id) };
+        poll_fn(|task| {
+            self.shared.with(|store| match attempt(store, self.id) {
+                Ok(Attempt::Finished(value)) => Poll::Ready(Ok(value)),
+                Ok(Attempt::BlockedBy(other)) if store.waits_for(other, self.id) => {
+                    let error = Error::new(ErrorKind::Contention, "transaction");
+                    Poll::Ready(Err(error.with_detail("it waits for a transaction that waits for it")))
+                }
+                Ok(Attempt::BlockedBy(other)) => {
+                    let waker = task.waker().clone();
+                    store.waits.insert(wait.id, Waiting { transaction: self.id, other, waker });
+                    Poll::Pending
+                }
+                Err(error) => Poll::Ready(Err(error)),
+            })
+        })
+        .await
+    }
+}
+
+impl Drop for MemoryTransaction {
+    fn drop(&mut self) {
+        self.roll_back();
+    }
+}
+
+enum Attempt<T> {
+    Finished(T),
+    BlockedBy(u64),
+}
+
+/// Forgets that a transaction waits, also when the waiting future is dropped.
+struct Wait<'a> {
+    shared: &'a Shared,
+    id: u64,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.shared.with(|store| store.waits.remove(&self.id));
+    }
+}
+
+impl Wakeup for MemoryRepository {
+    type Listener = MemoryListener;
+
+    async fn listen(&self) -> Result<Option<MemoryListener>> {
+        let (id, seen) = self.shared.with(|store| (store.next_id(), store.n_hints));
+        Ok(Some(MemoryListener { shared: Arc::clone(&self.shared), id, seen }))
+    }
+}
+
+/// The listener of a [`MemoryRepository`]: every commit with a message, release, redrive and
+/// [`advance`](MemoryRepository::advance) gives a hint.
+pub struct MemoryListener {
+    shared: Arc<Shared>,
+    id: u64,
+    seen: u64,
+}
+
+impl Listener for MemoryListener {
+    async fn prepare(&mut self) -> Result<Readiness> {
+        Ok(Readiness::Sleep)
+    }
+
+    async fn hint(&mut self) -> Result<()> {
+        poll_fn(|task| {
+            self.shared.with(|store| {
+                if self.seen == store.n_hints {
+                    store.sleepers.insert(self.id, task.waker().clone());
+                    return Poll::Pending;
+                }
+                self.seen = store.n_hints;
+                Poll::Ready(Ok(()))
+            })
+        })
+        .await
+    }
+
+    async fn stand_down(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn probe(&mut self) -> Result<bool> {
+        Ok(true)
+    }
+}
+
+impl Drop for MemoryListener {
+    fn drop(&mut self) {
+        self.shared.with(|store| store.sleepers.remove(&self.id));
+    }
+}
+
+impl fmt::Debug for MemoryListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemoryListener")
+    }
+}
+
+#[derive(Default)]
+struct Shared(Mutex<Store>);
+
+impl Shared {
+    /// Runs `f` on the store, then wakes whom it decided to wake.
+    fn with<T>(&self, f: impl FnOnce(&mut Store) -> T) -> T {
+        let (value, woken) = {
+            let mut store = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let value = f(&mut store);
+            (value, mem::take(&mut store.woken))
+        };
+        woken.into_iter().for_each(Waker::wake);
+        value
+    }
+}
+
+/// The time since the store was made.
+type Moment = Duration;
+
+struct Clock {
+    started: Instant,
+    epoch: DateTime<Utc>,
+    skipped: Duration,
+}
+
+impl Default for Clock {
+    #[allow(clippy::disallowed_methods, reason = "this store's clock is that of the process")]
+    fn default() -> Self {
+        Self { started: Instant::now(), epoch: SystemTime::now().into(), skipped: Duration::ZERO }
+    }
+}
+
+impl Clock {
+    fn now(&self) -> Moment {
+        self.started.elapsed().saturating_add(self.skipped)
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.skipped = self.skipped.saturating_add(by);
+    }
+
+    fn date(&self, at: Moment) -> DateTime<Utc> {
+        let since = TimeDelta::from_std(at).unwrap_or(TimeDelta::MAX);
+        self.epoch.checked_add_signed(since).unwrap_or(DateTime::<Utc>::MAX_UTC)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Ready,
+    Parked { due_at: Moment },
+    Dead { at: Moment },
+}
+
+struct Held {
+    token: Uuid,
+    until: Moment,
+}
+
+/// A stored message. Only a ready one has a lease.
+struct Row {
+    id: MessageId,
+    topic: String,
+    key: Option<String>,
+    payload: Bytes,
+    headers: Headers,
+    created_at: Moment,
+    state: State,
+    lease: Option<Held>,
+    attempts: u32,
+    fence: i64,
+    last_error: Option<String>,
+}
+
+impl Row {
+    fn new(draft: &Draft, now: Moment) -> Self {
+        let state = match draft.delay {
+            Duration::ZERO => State::Ready,
+            delay => State::Parked { due_at: now.saturating_add(delay) },
+        };
+        Self {
+            id: draft.id,
+            topic: draft.topic.clone(),
+            key: draft.key.clone(),
+            payload: draft.payload.clone(),
+            headers: draft.headers.clone(),
+            created_at: now,
+            state,
+            lease: None,
+            attempts: 0,
+            fence: 0,
+            last_error: None,
+        }
+    }
+
+    fn is_dead(&self) -> bool {
+        matches!(self.state, State::Dead { .. })
+    }
+
+    fn is_ready(&self) -> bool {
+        self.state == State::Ready && self.lease.is_none()
+    }
+
+    fn is_expired(&self, now: Moment) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.until <= now)
+    }
+
+    fn is_claimed(&self, now: Moment) -> bool {
+        self.lease.is_some() && !self.is_expired(now)
+    }
+
+    /// When this row will be claimable, if it is waiting for a time.
+    fn due_at(&self, now: Moment) -> Option<Moment> {
+        match (self.state, &self.lease) {
+            (State::Parked { due_at }, _) => Some(due_at),
+            (_, Some(lease)) if lease.until > now => Some(lease.until),
+            _ => None,
+        }
+    }
+
+    fn is_due(&self, now: Moment) -> bool {
+        let is_parked_due = matches!(self.state, State::Parked { due_at } if due_at <= now);
+        self.is_ready() || self.is_expired(now) || is_parked_due
+    }
+
+    fn become_ready(&mut self) {
+        self.state = State::Ready;
+        self.lease = None;
+    }
+
+    fn become_dead(&mut self, now: Moment, error: &str) {
+        self.state = State::Dead { at: now };
+        self.lease = None;
+        self.last_error = Some(error_text(error));
+    }
+
+    fn message(&self, clock: &Clock) -> Message {
+        Message {
+            id: self.id,
+            topic: self.topic.clone(),
+            key: self.key.clone(),
+            payload: self.payload.clone(),
+            headers: self.headers.clone(),
+            created_at: clock.date(self.created_at),
+            attempt: self.attempts,
+            fence: self.fence,
+        }
+    }
+}
+
+struct Record {
+    fingerprint: Option<String>,
+    metadata: Value,
+    result: Option<Value>,
+    processed_at: Moment,
+}
+
+impl Record {
+    fn processed(&self, clock: &Clock) -> Processed {
+        Processed {
+            fingerprint: self.fingerprint.clone(),
+            metadata: self.metadata.clone(),
+            result: self.result.clone(),
+            processed_at: clock.date(self.processed_at),
+        }
+    }
+}
+
+type RecordName = (String, MessageId);
+
+/// What an open transaction has written.
+#[derive(Default)]
+struct Open {
+    /// In the order of writing, with the place of each id.
+    rows: Vec<Row>,
+    places: HashMap<MessageId, usize>,
+    records: BTreeMap<RecordName, Record>,
+}
+
+struct Waiting {
+    transaction: u64,
+    other: u64,
+    waker: Waker,
+}
+
+#[derive(Default)]
+struct Store {
+    clock: Clock,
+    /// By order number.
+    rows: BTreeMap<i64, Row>,
+    places: HashMap<MessageId, i64>,
+    last_seq: i64,
+    processed: BTreeMap<RecordName, Record>,
+    open: BTreeMap<u64, Open>,
+    waits: BTreeMap<u64, Waiting>,
+    sleepers: BTreeMap<u64, Waker>,
+    n_hints: u64,
+    last_id: u64,
+    woken: Vec<Waker>,
+}
+
+// transactions
+impl Store {
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn begin(&mut self) -> u64 {
+        let id = self.next_id();
+        self.open.insert(id, Open::default());
+        id
+    }
+
+    fn open(&mut self, transaction: u64) -> Result<&mut Open> {
+        let doomed = || Error::new(ErrorKind::TransactionDoomed, "transaction");
+        self.open.get_mut(&transaction).ok_or_else(doomed)
+    }
+
+    /// Ends a transaction, if it is open, and lets those go on that waited for it.
+    fn end(&mut self, transaction: u64) -> Option<Open> {
+        let open = self.open.remove(&transaction)?;
+        let freed = self.waits.values().filter(|waiting| waiting.other == transaction);
+        self.woken.extend(freed.map(|waiting| waiting.waker.clone()));
+        Some(open)
+    }
+
+    fn commit(&mut self, transaction: u64) -> Result<()> {
+        self.open(transaction)?;
+        let open = self.end(transaction).unwrap_or_default();
+        self.processed.extend(open.records);
+        if !open.rows.is_empty() {
+            open.rows.into_iter().for_each(|row| self.insert(row));
+            self.hint();
+        }
+        Ok(())
+    }
+
+    fn blocker(&self, transaction: u64, is_blocking: impl Fn(&Open) -> bool) -> Option<u64> {
+        let mut others = self.open.iter().filter(|(id, _)| **id != transaction);
+        others.find(|(_, open)| is_blocking(open)).map(|(id, _)| *id)
+    }
+
+    /// Whether `transaction` waits for `other`, also by way of further ones.
+    fn waits_for(&self, transaction: u64, other: u64) -> bool {
+        let mut waits = self.waits.values().filter(|waiting| waiting.transaction == transaction);
+        waits.any(|waiting| waiting.other == other || self.waits_for(waiting.other, other))
+    }
+
+    fn hint(&mut self) {
+        self.n_hints += 1;
+        self.woken.extend(mem::take(&mut self.sleepers).into_values());
+    }
+}
+
+// messages
+impl Store {
+    fn enqueue(&mut self, transaction: u64, drafts: &[Draft]) -> Result<Attempt<Vec<MessageId>>> {
+        let has_one = |open: &Open| drafts.iter().any(|draft| open.places.contains_key(&draft.id));
+        if let Some(other) = self.blocker(transaction, has_one) {
+            return Ok(Attempt::BlockedBy(other));
+        }
+        let now = self.clock.now();
+        let is_stored = |draft: &&Draft| self.places.contains_key(&draft.id);
+        let (stored, new): (Vec<_>, Vec<_>) = drafts.iter().partition(is_stored);
+        let open = self.open(transaction)?;
+        let mut repeated = stored.first().map(|draft| draft.id);
+        for draft in new {
+            if open.places.contains_key(&draft.id) {
+                repeated = repeated.or(Some(draft.id));
+                continue;
+            }
+            open.places.insert(draft.id, open.rows.len());
+            open.rows.push(Row::new(draft, now));
+        }
+        match repeated {
+            None => Ok(Attempt::Finished(drafts.iter().map(|draft| draft.id).collect())),
+            Some(id) => Err(Error::new(ErrorKind::AlreadyEnqueued, "enqueue").with_detail(id.to_string())),
+        }
+    }
+
+    fn insert(&mut self, row: Row) {
+        self.last_seq += 1;
+        self.places.insert(row.id, self.last_seq);
+        self.rows.insert(self.last_seq, row);
+    }
+
+    fn remove(&mut self, seq: i64) -> Option<Row> {
+        let row = self.rows.remove(&seq)?;
+        self.places.remove(&row.id);
+        Some(row)
+    }
+
+    /// Makes a row claimable as a new arrival.
+    fn renew(&mut self, seq: i64) {
+        if let Some(mut row) = self.remove(seq) {
+            row.become_ready();
+            self.insert(row);
+        }
+    }
+
+    fn claim(&mut self, request: &ClaimRequest) -> Claim {
+        let now = self.clock.now();
+        let mut claim = Claim::default();
+        if request.recover {
+            self.claim_expired(request, now, &mut claim);
+        }
+        claim.recovered = !claim.messages.is_empty();
+        if !claim.recovered {
+            self.promote(now);
+            self.claim_ready(request, now, &mut claim);
+        }
+        claim.next_due_in = self.next_due_in(request, now);
+        claim
+    }
+
+    fn claim_expired(&mut self, request: &ClaimRequest, now: Moment, claim: &mut Claim) {
+        let expired = self.find(request, |row| row.is_expired(now));
+        let (spent, live): (Vec<_>, Vec<_>) =
+            expired.into_iter().partition(|(_, attempts)| *attempts >= request.max_attempts);
+        for (seq, attempts) in spent.into_iter().take(request.limit) {
+            self.bury(seq, now, &format!("lease expired in attempt {attempts}"));
+            claim.n_dead += 1;
+        }
+        let Some((_, attempts)) = live.first().copied() else { return };
+        let group = live.iter().filter(|row| row.1 == attempts).map(|row| row.0);
+        let group: Vec<_> =
+            group.take(recovery_group(request.limit, attempts, request.max_attempts)).collect();
+        self.hand_out(&group, request, now, claim);
+    }
+
+    fn claim_ready(&mut self, request: &ClaimRequest, now: Moment, claim: &mut Claim) {
+        let mut ready = self.find(request, Row::is_ready);
+        ready.truncate(request.limit);
+        let (spent, live): (Vec<_>, Vec<_>) =
+            ready.into_iter().partition(|(_, attempts)| *attempts >= request.max_attempts);
+        for (seq, _) in spent {
+            self.bury(seq, now, &format!("attempt limit {} reached", request.max_attempts));
+            claim.n_dead += 1;
+        }
+        let live: Vec<_> = live.into_iter().map(|row| row.0).collect();
+        self.hand_out(&live, request, now, claim);
+    }
+
+    /// The order numbers and attempts of the rows of the claimed topics, in order.
+    fn find(&self, request: &ClaimRequest, is_wanted: impl Fn(&Row) -> bool) -> Vec<(i64, u32)> {
+        let rows = self.rows.iter().filter(|(_, row)| is_wanted(row) && serves(request, row));
+        rows.map(|(seq, row)| (*seq, row.attempts)).collect()
+    }
+
+    fn bury(&mut self, seq: i64, now: Moment, error: &str) {
+        if let Some(row) = self.rows.get_mut(&seq) {
+            row.become_dead(now, error);
+        }
+    }
+
+    fn hand_out(&mut self, seqs: &[i64], request: &ClaimRequest, now: Moment, claim: &mut Claim) {
+        let token = Uuid::new_v4();
+        let mut bytes = 0;
+        for seq in seqs {
+            let Some(row) = self.rows.get_mut(seq) else { continue };
+            bytes += row.payload.len() as u64;
+            if !claim.messages.is_empty() && request.max_bytes.is_some_and(|max| bytes > max) {
+                break;
+            }
+            row.attempts = row.attempts.saturating_add(1);
+            row.fence += 1;
+            row.lease = Some(Held { token, until: now.saturating_add(request.lease) });
+            let lease = Lease { id: row.id, token, locator: *seq };
+            claim.messages.push(Claimed { message: row.message(&self.clock), lease });
+        }
+    }
+
+    fn promote(&mut self, now: Moment) {
+        let due = |(seq, row): (&i64, &Row)| match row.state {
+            State::Parked { due_at } if due_at <= now => Some((due_at, *seq)),
+            _ => None,
+        };
+        let mut due: Vec<_> = self.rows.iter().filter_map(due).collect();
+        due.sort_unstable();
+        due.into_iter().take(MAX_BATCH).for_each(|(_, seq)| self.renew(seq));
+    }
+
+    fn next_due_in(&self, request: &ClaimRequest, now: Moment) -> Option<Duration> {
+        let rows = self.rows.values().filter(|row| serves(request, row));
+        rows.filter_map(|row| row.due_at(now)).min().map(|due_at| due_at.saturating_sub(now))
+    }
+
+    fn leased(&mut self, lease: &Lease) -> Option<&mut Row> {
+        let is_current = |row: &&mut Row| {
+            row.id == lease.id && row.lease.as_ref().is_some_and(|held| held.token == lease.token)
+        };
+        self.rows.get_mut(&lease.locator).filter(is_current)
+    }
+
+    fn settle(&mut self, settlement: Settlement, counts: bool) -> Settled {
+        let now = self.clock.now();
+        let seq = settlement.lease.locator;
+        let Some(row) = self.leased(&settlement.lease).filter(|_| counts) else {
+            return Settled::LeaseLost;
+        };
+        match settlement.outcome {
+            Outcome::Done => drop(self.remove(seq)),
+            Outcome::Dead { error } => row.become_dead(now, &error),
+            Outcome::Retry { after, error } => {
+                row.state = State::Parked { due_at: now.saturating_add(after) };
+                row.lease = None;
+                row.last_error = Some(error_text(&error));
+            }
+            Outcome::Release => {
+                row.attempts = row.attempts.saturating_sub(1);
+                self.renew(seq);
+                self.hint();
+            }
+        }
+        Settled::Applied
+    }
+
+    fn extend(&mut self, lease: &Lease, by: Duration) -> Settled {
+        let until = self.clock.now().saturating_add(by);
+        match self.leased(lease).and_then(|row| row.lease.as_mut()) {
+            None => Settled::LeaseLost,
+            Some(held) => {
+                held.until = until;
+                Settled::Applied
+            }
+        }
+    }
+}
+
+fn serves(request: &ClaimRequest, row: &Row) -> bool {
+    request.topics.as_ref().is_none_or(|topics| topics.contains(&row.topic))
+}
+
+// operations
+impl Store {
+    fn stats(&self) -> Stats {
+        let now = self.clock.now();
+        let mut topics = BTreeMap::<String, TopicStats>::new();
+        for row in self.rows.values() {
+            count(topics.entry(row.topic.clone()).or_default(), row, now);
+        }
+        Stats::new(topics)
+    }
+
+    fn dead_letters(&self, query: &DeadLetterQuery) -> DeadLetterPage {
+        let is_wanted =
+            |row: &Row| query.topic.as_ref().is_none_or(|topic| *topic == row.topic) && row.is_dead();
+        let behind = self.rows.range(query.after.map_or(i64::MIN, |after| after.saturating_add(1))..);
+        let rows: Vec<_> = behind.filter(|(_, row)| is_wanted(row)).take(query.limit).collect();
+        let next = rows.last().filter(|_| rows.len() == query.limit).map(|(seq, _)| **seq);
+        DeadLetterPage { letters: rows.iter().filter_map(|(_, row)| self.dead_letter(row)).collect(), next }
+    }
+
+    fn dead_letter(&self, row: &Row) -> Option<DeadLetter> {
+        let State::Dead { at } = row.state else { return None };
+        Some(DeadLetter {
+            message: row.message(&self.clock),
+            error: row.last_error.clone().unwrap_or_default(),
+            dead_at: self.clock.date(at),
+        })
+    }
+
+    fn dead(&mut self, id: &MessageId) -> Option<i64> {
+        let seq = *self.places.get(id)?;
+        self.rows.get(&seq).filter(|row| row.is_dead()).map(|_| seq)
+    }
+
+    fn redrive(&mut self, id: &MessageId) -> Moved {
+        let Some(seq) = self.dead(id) else { return Moved::NotDead };
+        if let Some(row) = self.rows.get_mut(&seq) {
+            row.attempts = 0;
+        }
+        self.renew(seq);
+        self.hint();
+        Moved::Applied
+    }
+
+    fn discard(&mut self, id: &MessageId) -> Moved {
+        match self.dead(id).and_then(|seq| self.remove(seq)) {
+            Some(_) => Moved::Applied,
+            None => Moved::NotDead,
+        }
+    }
+}
+
+fn count(topic: &mut TopicStats, row: &Row, now: Moment) {
+    if row.is_dead() {
+        topic.n_dead += 1;
+        return;
+    }
+    topic.highest_attempt = topic.highest_attempt.max(row.attempts);
+    if row.is_claimed(now) {
+        topic.n_claimed += 1;
+        return;
+    }
+    topic.n_pending += 1;
+    if row.is_due(now) {
+        topic.n_due += 1;
+        topic.oldest_due = topic.oldest_due.max(Some(now.saturating_sub(row.created_at)));
+    }
+}
+
+// inbox record
+impl Store {
+    fn mark_processed(&mut self, transaction: u64, mark: &Mark) -> Result<Attempt<Marked>> {
+        let name = (mark.group.clone(), mark.id);
+        if let Some(other) = self.blocker(transaction, |open| open.records.contains_key(&name)) {
+            return Ok(Attempt::BlockedBy(other));
+        }
+        let processed_at = self.clock.now();
+        self.open(transaction)?;
+        if let Some(record) = self.record(transaction, &name) {
+            return Ok(Attempt::Finished(Marked::Duplicate(record.processed(&self.clock))));
+        }
+        let (fingerprint, metadata) = (mark.fingerprint.clone(), mark.metadata.clone());
+        let record = Record { fingerprint, metadata, result: None, processed_at };
+        self.open(transaction)?.records.insert(name, record);
+        Ok(Attempt::Finished(Marked::First))
+    }
+
+    /// A record as the transaction sees it.
+    fn record(&self, transaction: u64, name: &RecordName) -> Option<&Record> {
+        let own = self.open.get(&transaction).and_then(|open| open.records.get(name));
+        own.or_else(|| self.processed.get(name))
+    }
+
+    fn store_result(&mut self, transaction: u64, name: &RecordName, result: Value) -> Result<()> {
+        let missing = || {
+            Error::new(ErrorKind::Other, "store_result")
+                .with_detail("this transaction has not recorded the message")
+        };
+        self.open(transaction)?.records.get_mut(name).ok_or_else(missing)?.result = Some(result);
+        Ok(())
+    }
+
+    fn purge_before(&mut self, age: Duration, limit: usize) -> u64 {
+        let now = self.clock.now();
+        let is_old = |record: &Record| now.saturating_sub(record.processed_at) > age;
+        let old = self.processed.iter().filter(|(_, record)| is_old(record));
+        let mut old: Vec<_> = old.map(|(name, record)| (record.processed_at, name.clone())).collect();
+        old.sort_unstable();
+        old.truncate(limit);
+        old.iter().filter(|(_, name)| self.processed.remove(name).is_some()).count() as u64
+    }
+}

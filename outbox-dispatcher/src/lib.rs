@@ -1,1 +1,58 @@
-//! outbox-dispatcher
+//! Delivers the messages of a transactional outbox to handlers, at least once.
+//!
+//! * [`Router`] says which handler serves which topic; handlers are closures or [`Handler`]s.
+//! * [`Dispatcher`] claims, handles and settles, on any [`Repository`](outbox_core::Repository):
+//!   [`run`](Dispatcher::run) until a token is cancelled, [`drain_once`](Dispatcher::drain_once) for a timer.
+//! * [`Config`] bounds it, [`Observer`] sees what happens, [`Report`] sums it up.
+//!
+//! # Examples
+//! ```
+//! use std::time::Duration;
+//! use outbox_core::MemoryRepository;
+//! use outbox_dispatcher::{CancellationToken, Config, Dispatcher, HandlerResultExt, Message, Router};
+//! # async fn send(_: Vec<u8>) -> Result<(), String> { Ok(()) }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let outbox = MemoryRepository::new();
+//! let router = Router::new().on("order.placed", async move |message: Message| {
+//!     let order: Vec<u8> = message.json().dead_letter()?; // never readable: a dead letter
+//!     send(order).await?; // any error: tried again
+//!     Ok(())
+//! });
+//! let config = Config::default().with_handler_timeout(Duration::from_secs(10));
+//! let token = CancellationToken::new();
+//! let running = tokio::spawn(Dispatcher::new(outbox, router).with_config(config)?.run(token.clone()));
+//!
+//! token.cancel(); // on SIGTERM
+//! let report = running.await??;
+//! assert_eq!(report.n_unsettled, 0);
+//! # Ok(()) }
+//! ```
+
+mod config;
+mod decision;
+mod desk;
+mod dispatcher;
+mod handler;
+mod health;
+mod heartbeat;
+mod held;
+mod observer;
+mod pace;
+mod pause;
+mod report;
+mod router;
+mod settler;
+mod shutdown;
+mod wakeup;
+
+pub use config::Config;
+pub use dispatcher::Dispatcher;
+pub use observer::{Event, Observer, TracingObserver};
+pub use outbox_core::{
+    Backoff, Context, Handler, HandlerError, HandlerErrorKind, HandlerResult, HandlerResultExt, Jitter,
+    Message, handler_fn,
+};
+pub use report::Report;
+pub use router::Router;
+pub use tokio_util::sync::CancellationToken;

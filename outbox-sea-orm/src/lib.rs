@@ -1,1 +1,62 @@
-//! outbox-sea-orm
+//! The transactional outbox and inbox on SeaORM: tables for PostgreSQL and SQLite behind the traits of
+//! [`outbox_core`].
+//!
+//! * [`OutboxTable`]: one schema-scoped table, chosen at run time; enqueues in the caller's transaction.
+//! * [`ProcessedTable`]: the record behind the inbox.
+//! * [`transactor`]: a transaction that travels on the [`Context`](outbox_core::Context) and cannot be broken by a
+//!   dropped future, a swallowed error or a cancelled savepoint.
+//!
+//! Features: `postgres`, `sqlite`, and `migration` for the same steps as `sea-orm-migration` migrations. The async
+//! runtime and TLS are chosen where you depend on `sea-orm` (for example its feature `runtime-tokio-rustls`).
+//!
+//! # Examples
+//! ```
+//! # #[cfg(feature = "sqlite")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! use outbox_core::{Draft, TableName};
+//! use outbox_sea_orm::OutboxTable;
+//! use sea_orm::TransactionTrait;
+//!
+//! let db = sea_orm::Database::connect("sqlite::memory:").await?;
+//! let outbox = OutboxTable::new(&db, TableName::parse("orders.outbox")?);
+//! outbox.migrate().await?;
+//!
+//! let txn = db.begin().await?;
+//! // … the business rows …
+//! outbox.enqueue_in(&txn, [Draft::json("order.placed", &7)?.key(7)]).await?;
+//! txn.commit().await?;
+//! # Ok(()) }
+//! # #[cfg(not(feature = "sqlite"))]
+//! # fn main() {}
+//! ```
+
+mod context;
+mod dialect;
+mod enqueue;
+mod error;
+#[cfg(feature = "migration")]
+mod migration;
+mod operations;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod processed;
+mod repository;
+mod row;
+mod schema;
+mod settle;
+mod sql;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod wakeup;
+
+pub use context::{OpenTransaction, SeaOrm, SeaOrmContext, Transaction, transactor};
+#[cfg(feature = "migration")]
+pub use migration::migrations;
+pub use processed::ProcessedTable;
+pub use repository::OutboxTable;
+#[cfg(feature = "postgres")]
+pub use wakeup::TableListener;
+
+#[cfg(not(any(feature = "postgres", feature = "sqlite")))]
+compile_error!("outbox-sea-orm needs a database: enable its feature postgres or sqlite");

@@ -1,1 +1,39 @@
-fn main() {}
+//! The project's own commands: `cargo xtask check`, `lint`, `test` and `budget`.
+
+mod boundaries;
+mod budget;
+mod cargo;
+mod check;
+mod container;
+mod examples;
+mod report;
+mod test;
+
+use std::{env::args, process::ExitCode};
+
+use report::Report;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+  check   format, clippy, tests that need no server, documentation
+  lint    the same without the tests
+  test    everything that CI runs; finds or starts PostgreSQL by itself
+  budget  how many crates we add to a user's build";
+
+fn main() -> ExitCode {
+    let mut report = Report::new();
+    let begun = match args().nth(1).as_deref() {
+        Some("check") => check::check(&mut report),
+        Some("lint") => check::lint(&mut report),
+        Some("test") => test::test(&mut report),
+        Some("budget") => budget::budget(&mut report),
+        _ => Err(USAGE.to_owned()),
+    };
+    begun.map_or_else(refuse, |()| report.finish())
+}
+
+/// Nothing ran.
+fn refuse(reason: String) -> ExitCode {
+    eprintln!("{reason}");
+    ExitCode::from(2)
+}

@@ -29,9 +29,9 @@ pub(super) fn find() -> Result<PathBuf, String> {
         return installation(Path::new(&folder))
             .ok_or_else(|| format!("no initdb and postgres in {}={folder}", env::BIN));
     }
-    on_path()
-        .or_else(installed)
-        .ok_or_else(|| format!("no initdb and postgres in PATH or the usual folders ({} is not set)", env::BIN))
+    on_path().or_else(installed).ok_or_else(|| {
+        format!("no initdb and postgres in PATH or the usual folders ({} is not set)", env::BIN)
+    })
 }
 
 fn on_path() -> Option<PathBuf> {

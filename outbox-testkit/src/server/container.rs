@@ -43,12 +43,7 @@ impl Container {
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || hold(image, &started, stopped));
         let url = start.recv().map_err(|_| "the container's thread panicked")??;
-        Ok(Self {
-            url,
-            stop: Some(stop),
-            thread: Some(thread),
-            _reaper: reaper,
-        })
+        Ok(Self { url, stop: Some(stop), thread: Some(thread), _reaper: reaper })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -142,11 +137,9 @@ impl Image for Postgres {
     /// `password` and not SCRAM: an unoptimised client needs tens of milliseconds for a SCRAM log-in.
     fn env_vars(
         &self,
-    ) -> impl IntoIterator<Item = (impl Into<std::borrow::Cow<'_, str>>, impl Into<std::borrow::Cow<'_, str>>)> {
-        [
-            ("POSTGRES_PASSWORD", self.password.as_str()),
-            ("POSTGRES_HOST_AUTH_METHOD", "password"),
-        ]
+    ) -> impl IntoIterator<Item = (impl Into<std::borrow::Cow<'_, str>>, impl Into<std::borrow::Cow<'_, str>>)>
+    {
+        [("POSTGRES_PASSWORD", self.password.as_str()), ("POSTGRES_HOST_AUTH_METHOD", "password")]
     }
 
     fn cmd(&self) -> impl IntoIterator<Item = impl Into<std::borrow::Cow<'_, str>>> {

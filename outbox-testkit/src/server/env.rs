@@ -45,10 +45,19 @@ pub(super) fn tag() -> String {
 /// What to try, in order. A server that was named by URL has no substitute: testing another one silently
 /// would be worse than failing.
 pub(super) fn order() -> Result<Vec<Origin>, StartError> {
+    allowed()?;
     match text(SERVER) {
         Some(word) => forced(&word).map(|origin| vec![origin]),
         None if url().is_some() => Ok(vec![Origin::Url]),
         None => Ok(vec![Origin::Container, Origin::Local]),
+    }
+}
+
+/// Fails where the environment asks for tests without a server.
+pub(super) fn allowed() -> Result<(), StartError> {
+    match text(SERVER).as_deref() {
+        Some("none") => Err(StartError::SwitchedOff),
+        _ => Ok(()),
     }
 }
 

@@ -6,7 +6,9 @@ use super::Origin;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum StartError {
-    /// `OUTBOX_TEST_SERVER` holds this word, which is none of `url`, `container`, `local`.
+    /// `OUTBOX_TEST_SERVER` is `none`.
+    SwitchedOff,
+    /// `OUTBOX_TEST_SERVER` holds this word, which is none of `url`, `container`, `local`, `none`.
     UnknownServer(String),
     /// Each way that was tried, in order, with what was in the way.
     NoServer(Vec<Attempt>),
@@ -15,8 +17,9 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            StartError::SwitchedOff => f.write_str("OUTBOX_TEST_SERVER is none"),
             StartError::UnknownServer(word) => {
-                write!(f, "OUTBOX_TEST_SERVER is {word:?}, not url, container or local")
+                write!(f, "OUTBOX_TEST_SERVER is {word:?}, not url, container, local or none")
             }
             StartError::NoServer(attempts) => write_attempts(f, attempts),
         }
@@ -27,9 +30,7 @@ impl Error for StartError {}
 
 fn write_attempts(f: &mut fmt::Formatter<'_>, attempts: &[Attempt]) -> fmt::Result {
     f.write_str("no PostgreSQL server")?;
-    attempts
-        .iter()
-        .try_for_each(|attempt| write!(f, "; {}: {}", attempt.origin, attempt.reason))
+    attempts.iter().try_for_each(|attempt| write!(f, "; {}: {}", attempt.origin, attempt.reason))
 }
 
 /// One way to a server that led nowhere.

@@ -36,11 +36,7 @@ impl Keeper {
         let mut child = pipes.stderr(Stdio::null()).spawn()?;
         let orders = child.stdin.take();
         let answers = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok(Self {
-            child,
-            orders,
-            answers: BufReader::new(answers),
-        })
+        Ok(Self { child, orders, answers: BufReader::new(answers) })
     }
 
     /// Gives one order and returns the answer.

@@ -23,17 +23,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Another process may take the free port before the server does.
 const MAX_PORTS: usize = 3;
 
-/// Orders: `start`, `alive`, or the name of a signal that ends the server. Answers: `up` or `down`.
+/// Orders: `start PORT`, `alive`, or the name of a signal that ends the server. Answers: `up` or `down`.
 /// `jobs` makes the shell notice a server that has exited.
 const SCRIPT: &str = r#"
 folder=$1 postgres=$2 server=
 shift 2
 alive() { jobs >/dev/null; [ -n "$server" ] && kill -0 "$server"; }
-start() { "$postgres" -D "$folder/data" "$@" </dev/null >>"$folder/server.log" 2>&1 & server=$!; }
+start() { "$postgres" -D "$folder/data" -p "$@" </dev/null >>"$folder/server.log" 2>&1 & server=$!; }
 end() { alive && kill -s "$1" "$server" && wait "$server"; server=; }
-while read -r order; do
+while read -r order port; do
     case $order in
-        start) alive || start "$@" ;;
+        start) alive || start "$port" "$@" ;;
         alive) ;;
         *) end "$order" ;;
     esac
@@ -59,7 +59,8 @@ impl Local {
         let owner = Owner::for_server(&folder.0)?;
         let password = Uuid::new_v4().simple().to_string();
         initialise(&binaries, &folder, owner, &password)?;
-        let (keeper, port) = launch(&binaries, &folder, owner, settings)?;
+        let mut keeper = hire(&binaries, &folder, owner, settings).map_err(keeper_is_gone)?;
+        let port = launch(&mut keeper, &folder)?;
         Ok(Self {
             url: format!("postgres://postgres:{password}@{HOST}:{port}/postgres"),
             port,
@@ -137,10 +138,11 @@ fn succeed(mut command: Command) -> Result<(), String> {
     Err(format!("initdb failed: {}", last_lines(&complaint)))
 }
 
-fn launch(binaries: &Path, folder: &Folder, owner: Owner, settings: &Settings) -> Result<(Keeper, u16), String> {
+fn launch(keeper: &mut Keeper, folder: &Folder) -> Result<u16, String> {
     let mut outcome = Err(String::new());
     for _ in 0..MAX_PORTS {
-        outcome = launch_on(free_port()?, binaries, folder, owner, settings);
+        let port = free_port()?;
+        outcome = come_up(keeper, port, folder).map(|()| port);
         if !matches!(&outcome, Err(reason) if reason.contains("could not bind")) {
             break;
         }
@@ -148,28 +150,13 @@ fn launch(binaries: &Path, folder: &Folder, owner: Owner, settings: &Settings) -
     outcome
 }
 
-fn launch_on(
-    port: u16,
-    binaries: &Path,
-    folder: &Folder,
-    owner: Owner,
-    settings: &Settings,
-) -> Result<(Keeper, u16), String> {
-    let mut keeper = hire(port, binaries, folder, owner, settings).map_err(keeper_is_gone)?;
-    come_up(&mut keeper, port, folder)?;
-    Ok((keeper, port))
-}
-
-fn hire(port: u16, binaries: &Path, folder: &Folder, owner: Owner, settings: &Settings) -> io::Result<Keeper> {
-    let (place, program) = (folder.0.to_string_lossy(), binaries.join("postgres"));
-    let network = Settings::new()
-        .with("listen_addresses", HOST)
-        .with("port", port.to_string())
-        .with("unix_socket_directories", "");
+fn hire(binaries: &Path, folder: &Folder, owner: Owner, settings: &Settings) -> io::Result<Keeper> {
+    let program = binaries.join("postgres");
+    let (place, program) = (folder.0.to_string_lossy(), program.to_string_lossy());
+    let network = Settings::new().with("listen_addresses", HOST).with("unix_socket_directories", "");
     let options: Vec<_> = network.arguments().chain(settings.arguments()).collect();
-    let program = program.to_string_lossy();
-    let fixed = [place.as_ref(), program.as_ref()];
-    let arguments = fixed.into_iter().chain(options.iter().map(String::as_str));
+    let options = options.iter().map(String::as_str);
+    let arguments = [place.as_ref(), program.as_ref()].into_iter().chain(options);
     Keeper::spawn(SCRIPT, arguments, |command| {
         command.current_dir(&folder.0);
         owner.run(command);
@@ -177,7 +164,7 @@ fn hire(port: u16, binaries: &Path, folder: &Folder, owner: Owner, settings: &Se
 }
 
 fn come_up(keeper: &mut Keeper, port: u16, folder: &Folder) -> Result<(), String> {
-    keeper.order("start").map_err(keeper_is_gone)?;
+    keeper.order(&format!("start {port}")).map_err(keeper_is_gone)?;
     let alive = || keeper.order("alive").is_ok_and(|answer| answer == "up");
     probe::wait_until_ready(HOST, port, PATIENCE, alive)
         .map_err(|reason| format!("{reason}: {}", folder.end_of_log()))
@@ -211,7 +198,8 @@ impl Folder {
     }
 
     fn end_of_log(&self) -> String {
-        fs::read_to_string(self.0.join("server.log")).map_or_else(|error| error.to_string(), |log| last_lines(&log))
+        fs::read_to_string(self.0.join("server.log"))
+            .map_or_else(|error| error.to_string(), |log| last_lines(&log))
     }
 }
 

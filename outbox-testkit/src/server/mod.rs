@@ -8,7 +8,7 @@
 //! 3. A private server from `initdb` and `postgres`, searched in `OUTBOX_TEST_POSTGRES_BIN`, in `PATH` and in
 //!    the folders that the usual packages install to.
 //!
-//! `OUTBOX_TEST_SERVER=url|container|local` forces one of them. What this module started goes away with the
+//! `OUTBOX_TEST_SERVER=url|container|local` forces one of them, and `none` does without. What this module started goes away with the
 //! process that started it, also when that process is killed.
 //!
 //! A test without a server is skipped with a line on standard error, or fails where
@@ -131,7 +131,7 @@ impl Postgres {
     /// # Errors
     /// [`StartError`] when there are no binaries or the server does not come up.
     pub async fn local(settings: Settings) -> Result<Self, StartError> {
-        blocking(move || Self::first_of(&[Origin::Local], &settings)).await
+        blocking(move || Self::local_blocking(&settings)).await
     }
 
     /// [`Postgres::start_with`] for callers without a runtime.
@@ -140,6 +140,14 @@ impl Postgres {
     /// As [`Postgres::start`].
     pub fn start_blocking(settings: &Settings) -> Result<Self, StartError> {
         Self::first_of(&env::order()?, settings)
+    }
+
+    /// [`Postgres::local`] for callers without a runtime.
+    ///
+    /// # Errors
+    /// As [`Postgres::local`].
+    pub fn local_blocking(settings: &Settings) -> Result<Self, StartError> {
+        Self::first_of(&[Origin::Local], settings)
     }
 
     fn first_of(origins: &[Origin], settings: &Settings) -> Result<Self, StartError> {
@@ -166,24 +174,15 @@ impl Postgres {
         if let Address::Tcp { host, port } = Address::of(&url)? {
             probe::wait_until_ready(&host, port, probe::PATIENCE_WITH_A_URL, || true)?;
         }
-        Ok(Self {
-            url,
-            backing: Backing::Url,
-        })
+        Ok(Self { url, backing: Backing::Url })
     }
 
     fn in_container(container: Container) -> Self {
-        Self {
-            url: container.url().to_owned(),
-            backing: Backing::Container { _held: container },
-        }
+        Self { url: container.url().to_owned(), backing: Backing::Container { _held: container } }
     }
 
     fn from_binaries(local: Local) -> Self {
-        Self {
-            url: local.url().to_owned(),
-            backing: Backing::Local(Arc::new(local)),
-        }
+        Self { url: local.url().to_owned(), backing: Backing::Local(Arc::new(local)) }
     }
 
     /// URL of the database `postgres` for a superuser; for [`Origin::Url`] the URL that was given. Holds a
@@ -235,9 +234,7 @@ impl Postgres {
 
 impl fmt::Debug for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Postgres")
-            .field("origin", &self.origin())
-            .finish_non_exhaustive()
+        f.debug_struct("Postgres").field("origin", &self.origin()).finish_non_exhaustive()
     }
 }
 

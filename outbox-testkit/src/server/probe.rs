@@ -42,12 +42,11 @@ pub(super) fn ask(host: &str, port: u16) -> io::Result<bool> {
     let mut stream = connect(host, port)?;
     stream.set_read_timeout(Some(ANSWER_WITHIN))?;
     stream.write_all(&startup_message())?;
-    let mut answer = Vec::new();
-    let read = stream.take(512).read_until_enough(&mut answer);
+    let answer = read_answer(stream)?;
     match answer.first() {
-        Some(b'R') => Ok(true),
         Some(b'E') => Ok(!contains(&answer, CANNOT_CONNECT_NOW)),
-        _ => Err(read.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())),
+        Some(b'R') => Ok(true),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -73,20 +72,13 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-trait ReadAnswer: Read {
-    /// The server keeps the connection open after `R`, and closes it after `E`.
-    fn read_until_enough(mut self, answer: &mut Vec<u8>) -> io::Result<()>
-    where
-        Self: Sized,
-    {
-        let mut first = [0; 1];
-        self.read_exact(&mut first)?;
-        answer.extend(first);
-        if first == *b"E" {
-            self.read_to_end(answer)?;
-        }
-        Ok(())
+/// The server keeps the connection open after `R`, and closes it after an error.
+fn read_answer(stream: TcpStream) -> io::Result<Vec<u8>> {
+    let mut stream = stream.take(512);
+    let mut answer = vec![0; 1];
+    stream.read_exact(&mut answer)?;
+    if answer == b"E" {
+        stream.read_to_end(&mut answer)?;
     }
+    Ok(answer)
 }
-
-impl<R: Read> ReadAnswer for R {}

@@ -49,8 +49,6 @@ impl Settings {
 
     /// The settings as options on the command line of `postgres`.
     pub(super) fn arguments(&self) -> impl Iterator<Item = String> + '_ {
-        self.values
-            .iter()
-            .flat_map(|(key, value)| ["-c".to_owned(), format!("{key}={value}")])
+        self.values.iter().flat_map(|(key, value)| ["-c".to_owned(), format!("{key}={value}")])
     }
 }

@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use super::{Postgres, Settings, Skipped, StartError, blocking, required};
+use super::{Postgres, Settings, Skipped, StartError, blocking, env, required};
 
 /// The server that all tests of this process share; the first caller starts it. It depends on no caller's
 /// runtime and goes away with the process.
@@ -31,18 +31,14 @@ pub async fn postgres() -> Result<&'static Postgres, Skipped> {
 /// # Panics
 /// When there is no server and `OUTBOX_TEST_REQUIRE` names `local`.
 pub async fn private(settings: Settings) -> Result<Postgres, Skipped> {
-    Postgres::local(settings)
-        .await
-        .map_err(|error| skip("local", &error))
+    let start = move || env::allowed().and_then(|()| Postgres::local_blocking(&settings));
+    blocking(start).await.map_err(|error| skip("local", &error))
 }
 
 fn skip(name: &str, error: &StartError) -> Skipped {
     let test = thread::current().name().unwrap_or("a test").to_owned();
     let reason = error.to_string();
-    assert!(
-        !required(name),
-        "{test} needs a server and OUTBOX_TEST_REQUIRE names {name}: {reason}"
-    );
+    assert!(!required(name), "{test} needs a server and OUTBOX_TEST_REQUIRE names {name}: {reason}");
     say(&format!("SKIPPED {test}: {reason}"));
     Skipped { reason }
 }

@@ -2,7 +2,10 @@
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Address {
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     /// A Unix socket, or a place that only the database's own driver can find: not asked.
     Unknown,
 }
@@ -22,9 +25,7 @@ impl Address {
 }
 
 fn authority(url: &str) -> Option<&str> {
-    let rest = url
-        .strip_prefix("postgres://")
-        .or_else(|| url.strip_prefix("postgresql://"))?;
+    let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"))?;
     rest.split(['/', '?']).next()
 }
 

@@ -1,0 +1,109 @@
+//! Where a scenario runs: a PostgreSQL server or a folder of SQLite files, and how to measure there.
+
+mod postgres;
+mod sqlite;
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+pub(crate) use postgres::{BENCH, FOREIGN, PostgresSite};
+pub(crate) use sqlite::{Pin, SqliteSite, options as sqlite_options, remove as remove_sqlite};
+
+use crate::error::Result;
+
+/// Which database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Postgres,
+    Sqlite,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Postgres => "postgres",
+            Self::Sqlite => "sqlite",
+        })
+    }
+}
+
+/// One or both.
+#[derive(Clone, Debug)]
+pub(crate) struct Kinds(pub(crate) Vec<Kind>);
+
+impl FromStr for Kinds {
+    type Err = &'static str;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "postgres" => Ok(Self(vec![Kind::Postgres])),
+            "sqlite" => Ok(Self(vec![Kind::Sqlite])),
+            "both" => Ok(Self(vec![Kind::Postgres, Kind::Sqlite])),
+            _ => Err("expected postgres, sqlite or both"),
+        }
+    }
+}
+
+/// A place to measure at.
+#[derive(Debug)]
+pub(crate) enum Site {
+    Postgres(PostgresSite),
+    Sqlite(SqliteSite),
+}
+
+impl Site {
+    pub(crate) async fn open(kind: Kind) -> Result<Self> {
+        Ok(match kind {
+            Kind::Postgres => Self::Postgres(PostgresSite::open().await?),
+            Kind::Sqlite => Self::Sqlite(SqliteSite::open()?),
+        })
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Postgres(_) => Kind::Postgres,
+            Self::Sqlite(_) => Kind::Sqlite,
+        }
+    }
+
+    /// The PostgreSQL server, for scenarios that make sense nowhere else.
+    pub(crate) fn postgres(&self) -> Result<&PostgresSite> {
+        match self {
+            Self::Postgres(site) => Ok(site),
+            Self::Sqlite(_) => Err("this scenario runs on PostgreSQL only".into()),
+        }
+    }
+
+    /// Brings the database to rest before a measurement, so that no checkpoint of the load before runs into it.
+    pub(crate) async fn rest(&self) -> Result<()> {
+        match self {
+            Self::Postgres(site) => site.checkpoint().await,
+            Self::Sqlite(_) => Ok(()),
+        }
+    }
+
+    /// Statements and bytes of the write-ahead log so far; `file` is the database file on SQLite.
+    pub(crate) async fn counters(&self, file: Option<&Path>) -> Result<Counters> {
+        match (self, file) {
+            (Self::Postgres(site), _) => site.counters().await,
+            (Self::Sqlite(_), Some(file)) => Ok(sqlite::counters(file)),
+            (Self::Sqlite(_), None) => Err("SQLite counts per file".into()),
+        }
+    }
+
+    /// The process whose children do the database's work, where they can be seen.
+    pub(crate) fn postmaster(&self) -> Option<u32> {
+        match self {
+            Self::Postgres(site) => site.postmaster(),
+            Self::Sqlite(_) => None,
+        }
+    }
+}
+
+/// What a database has counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) statements: u64,
+    pub(crate) wal_bytes: u64,
+}

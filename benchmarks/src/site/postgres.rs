@@ -1,0 +1,179 @@
+//! The server: `OUTBOX_BENCH_POSTGRES_URL`, which must belong to the benchmark alone, or a private one.
+
+use std::env;
+
+use outbox_testkit::server::{Postgres, Settings};
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sea_orm::sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _, query, query_scalar, raw_sql};
+use serde_json::{Value, json};
+
+use super::Counters;
+use crate::error::Result;
+use crate::proc;
+
+const URL: &str = "OUTBOX_BENCH_POSTGRES_URL";
+/// The database in which everything is measured.
+pub(crate) const BENCH: &str = "outbox_bench";
+/// A database of somebody else's.
+pub(crate) const FOREIGN: &str = "outbox_bench_foreign";
+
+/// A server and a connection beside the measured ones, in another database, so that it is not counted.
+#[derive(Debug)]
+pub(crate) struct PostgresSite {
+    options: PgConnectOptions,
+    admin: PgPool,
+    postmaster: Option<u32>,
+    has_statements: bool,
+    _server: Option<Postgres>,
+}
+
+impl PostgresSite {
+    pub(crate) async fn open() -> Result<Self> {
+        let (url, server) = find().await?;
+        let options: PgConnectOptions = url.parse()?;
+        let admin = PgPoolOptions::new().max_connections(2).connect_with(options.clone()).await?;
+        recreate_databases(&admin).await?;
+        let has_statements = raw_sql("CREATE EXTENSION IF NOT EXISTS pg_stat_statements; SELECT * FROM pg_stat_statements_info")
+            .execute(&admin)
+            .await
+            .inspect_err(|error| eprintln!("no pg_stat_statements, statements are not counted: {error}"))
+            .is_ok();
+        let postmaster = postmaster(&admin).await;
+        Ok(Self { options, admin, postmaster, has_statements, _server: server })
+    }
+
+    /// The connection beside the measured ones.
+    pub(crate) fn admin(&self) -> &PgPool {
+        &self.admin
+    }
+
+    pub(crate) fn postmaster(&self) -> Option<u32> {
+        self.postmaster
+    }
+
+    /// How to connect to one of the benchmark's databases.
+    pub(crate) fn options(&self, database: &str) -> PgConnectOptions {
+        self.options.clone().database(database)
+    }
+
+    /// The same as a URL. Holds a password.
+    pub(crate) fn url(&self, database: &str) -> String {
+        self.options(database).to_url_lossy().to_string()
+    }
+
+    /// One connection with the settings that the user of a plain connection has.
+    pub(crate) async fn connect(&self, database: &str) -> Result<PgConnection> {
+        Ok(self.options(database).connect().await?)
+    }
+
+    pub(crate) async fn checkpoint(&self) -> Result<()> {
+        query("CHECKPOINT").execute(&self.admin).await?;
+        Ok(())
+    }
+
+    /// Statements of the benchmark's database, WAL of the cluster.
+    pub(crate) async fn counters(&self) -> Result<Counters> {
+        let wal_bytes: i64 =
+            query_scalar("SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint").fetch_one(&self.admin).await?;
+        let statements = if self.has_statements { self.statements(BENCH).await? } else { 0 };
+        Ok(Counters { statements, wal_bytes: wal_bytes.cast_unsigned() })
+    }
+
+    /// Statements that have been executed in a database.
+    pub(crate) async fn statements(&self, database: &str) -> Result<u64> {
+        let calls: i64 = query_scalar(
+            "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements(false) s
+               JOIN pg_database d ON d.oid = s.dbid WHERE d.datname = $1",
+        )
+        .bind(database)
+        .fetch_one(&self.admin)
+        .await?;
+        Ok(calls.cast_unsigned())
+    }
+
+    /// How often each statement of a database has been executed since [`Self::forget_statements`], most often first.
+    pub(crate) async fn calls(&self, database: &str) -> Result<Vec<(String, u64)>> {
+        let rows = query(
+            "SELECT query, sum(calls)::bigint FROM pg_stat_statements s
+               JOIN pg_database d ON d.oid = s.dbid WHERE d.datname = $1 GROUP BY query ORDER BY 2 DESC",
+        )
+        .bind(database)
+        .fetch_all(&self.admin)
+        .await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get::<i64, _>(1).cast_unsigned())).collect())
+    }
+
+    pub(crate) async fn forget_statements(&self) -> Result<()> {
+        query("SELECT pg_stat_statements_reset()").execute(&self.admin).await?;
+        Ok(())
+    }
+
+    /// Turns full-page images on or off; they depend on when the last checkpoint was, not on the statements.
+    pub(crate) async fn full_page_writes(&self, on: bool) -> Result<()> {
+        let value = if on { "on" } else { "off" };
+        let alter = format!("ALTER SYSTEM SET full_page_writes = {value}");
+        query(AssertSqlSafe(alter)).execute(&self.admin).await?;
+        query("SELECT pg_reload_conf()").execute(&self.admin).await?;
+        self.wait_for_setting("full_page_writes", value).await
+    }
+
+    async fn wait_for_setting(&self, name: &str, value: &str) -> Result<()> {
+        for _ in 0..100 {
+            let mut fresh = self.connect(BENCH).await?;
+            let now: String = query_scalar("SELECT current_setting($1)").bind(name).fetch_one(&mut fresh).await?;
+            if now == value {
+                // the checkpointer, not a session, tells everybody about it
+                return self.checkpoint().await;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        Err(format!("{name} did not become {value}").into())
+    }
+
+    /// What decides the figures besides the code.
+    pub(crate) async fn settings(&self) -> Result<Value> {
+        let rows = query(
+            "SELECT name, setting FROM pg_settings WHERE name = ANY ('{server_version,shared_buffers,fsync,
+               synchronous_commit,wal_level,max_wal_size,autovacuum,full_page_writes,jit,max_connections}')",
+        )
+        .fetch_all(&self.admin)
+        .await?;
+        let pairs = rows.iter().map(|row| (row.get::<String, _>(0), json!(row.get::<String, _>(1))));
+        Ok(Value::Object(pairs.collect()))
+    }
+}
+
+async fn find() -> Result<(String, Option<Postgres>)> {
+    if let Ok(url) = env::var(URL) {
+        return Ok((url, None));
+    }
+    let server = Postgres::local(settings()).await?;
+    Ok((server.url().to_owned(), Some(server)))
+}
+
+/// As durable as a server in use. `track_activity_query_size` lets the plan check read whole statements.
+fn settings() -> Settings {
+    Settings::new()
+        .with("fsync", "on")
+        .with("synchronous_commit", "on")
+        .with("wal_level", "replica")
+        .with("max_wal_size", "4GB")
+        .with("max_connections", "100")
+        .with("track_activity_query_size", "16384")
+        .with("shared_preload_libraries", "pg_stat_statements")
+}
+
+async fn recreate_databases(admin: &PgPool) -> Result<()> {
+    for name in [BENCH, FOREIGN] {
+        let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+        query(AssertSqlSafe(drop)).execute(admin).await?;
+        query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(admin).await?;
+    }
+    Ok(())
+}
+
+async fn postmaster(admin: &PgPool) -> Option<u32> {
+    let line = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)";
+    let pid: String = query_scalar(line).fetch_one(admin).await.ok()?;
+    pid.parse().ok().filter(|&pid| proc::is_postgres(pid))
+}

@@ -1,0 +1,168 @@
+//! Orders in, ledger entries out, exactly one each: although messages are delivered at least once, handlers
+//! fail, and a dispatcher is killed in the middle.
+//!
+//! `cargo run --example quickstart -- --help`
+
+mod args;
+mod fleet;
+mod ledger;
+mod shop;
+mod storage;
+mod tables;
+mod verdict;
+
+use std::io::BufRead;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use outbox_core::{Moved, Operations};
+use outbox_examples::{AnyError, Scratch};
+use sea_orm::ActiveValue::Set;
+use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter};
+
+use args::{Args, USAGE};
+use fleet::Fleet;
+use shop::{OrderPlaced, Shop};
+use storage::{Place, Storage};
+use tables::{delivery, entry, gift_card};
+use verdict::{Facts, Verdict, dead_letters};
+
+/// From this line on the first dispatcher is killed as soon as it has work in its hands.
+const KILL_AFTER: i64 = 500;
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How many looks without any progress are too many: 20 seconds.
+const MAX_IDLE_LOOKS: u32 = 80;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let result = match fleet::own_name() {
+        Some(name) => fleet::dispatch(&name).await.map(|()| ExitCode::SUCCESS),
+        None => start().await,
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("quickstart: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn start() -> Result<ExitCode, AnyError> {
+    match Args::parse(std::env::args().skip(1)) {
+        Ok(args) if args.help => println!("{USAGE}"),
+        Ok(args) => return run(args).await,
+        Err(error) => {
+            eprintln!("quickstart: {error}\n\n{USAGE}");
+            return Ok(ExitCode::from(2));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(args: Args) -> Result<ExitCode, AnyError> {
+    let orders = args.open()?;
+    let scratch = Scratch::new()?;
+    let place = match (args.postgres, args.sqlite) {
+        (Some(url), _) => Place::postgres(url),
+        (None, file) => Place::Sqlite(file.unwrap_or_else(|| scratch.file())),
+    };
+    let storage = Storage::create(&place).await?;
+
+    let n_redriven = serve(orders, &place, &storage).await?;
+    let verdict = Verdict::new(&Facts::read(&storage).await?, n_redriven);
+    if args.json {
+        println!("{}", serde_json::to_string(&verdict)?);
+    } else {
+        println!("{verdict}");
+    }
+    if !verdict.is_good() {
+        return Ok(ExitCode::FAILURE);
+    }
+    storage.drop_schema(&place).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(orders: Box<dyn BufRead>, place: &Place, storage: &Storage) -> Result<usize, AnyError> {
+    let mut fleet = Fleet::new(place);
+    fleet.start("one")?;
+    fleet.start("two")?;
+    take_orders(orders, storage, &mut fleet).await?;
+    wait_until_delivered(storage).await?;
+    let n_redriven = redrive_one(storage).await?;
+    wait_until_delivered(storage).await?;
+    fleet.stop()?;
+    Ok(n_redriven)
+}
+
+/// Takes every order while the dispatchers deliver, and replaces the first dispatcher on the way.
+async fn take_orders(mut orders: Box<dyn BufRead>, storage: &Storage, fleet: &mut Fleet) -> Result<(), AnyError> {
+    let shop = Shop::new(storage);
+    let mut is_killed = false;
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        if orders.read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        shop.take(number, line.trim_ascii_end()).await?;
+        if number % 200 == 0 {
+            show_progress(number, storage).await?;
+        }
+        if !is_killed && number >= KILL_AFTER && has_work("one", storage).await? {
+            replace_first(fleet)?;
+            is_killed = true;
+        }
+    }
+    // a short input: it may have nothing to do, but it goes
+    if is_killed { Ok(()) } else { replace_first(fleet) }
+}
+
+fn replace_first(fleet: &mut Fleet) -> Result<(), AnyError> {
+    fleet.kill("one")?;
+    fleet.start("three")
+}
+
+/// Whether the last message that this dispatcher was given has no ledger entry yet.
+async fn has_work(dispatcher: &str, storage: &Storage) -> Result<bool, AnyError> {
+    use sea_orm::QueryOrder;
+    let own = delivery::Entity::find().filter(delivery::Column::Dispatcher.eq(dispatcher));
+    let Some(last) = own.order_by_desc(delivery::Column::Id).one(&storage.db).await? else { return Ok(false) };
+    let entries = entry::Entity::find().filter(entry::Column::OrderId.eq(last.order_id));
+    Ok(entries.count(&storage.db).await? == 0)
+}
+
+async fn show_progress(n_lines: i64, storage: &Storage) -> Result<(), AnyError> {
+    let n_entries = entry::Entity::find().count(&storage.db).await?;
+    eprintln!("  {n_lines} lines taken, {n_entries} orders booked");
+    Ok(())
+}
+
+async fn wait_until_delivered(storage: &Storage) -> Result<(), AnyError> {
+    let (mut last, mut n_idle) = (u64::MAX, 0);
+    loop {
+        let stats = storage.outbox.stats().await?.total();
+        let n_left = stats.n_pending + stats.n_claimed;
+        if n_left == 0 {
+            return Ok(());
+        }
+        n_idle = if n_left == last { n_idle + 1 } else { 0 };
+        if n_idle > MAX_IDLE_LOOKS {
+            return Err(format!("{n_left} messages are not delivered").into());
+        }
+        eprintln!("  {n_left} messages to deliver");
+        last = n_left;
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// What an operator does: reads why a message is dead, repairs the cause, and sends it again.
+async fn redrive_one(storage: &Storage) -> Result<usize, AnyError> {
+    let letters = dead_letters(storage).await?;
+    let Some(letter) = letters.first() else { return Ok(0) };
+    eprintln!("  {} dead letters, the first: {}", letters.len(), letter.error);
+    let event: OrderPlaced = letter.message.json()?;
+    let card = gift_card::ActiveModel { code: Set(event.gift_card.unwrap_or_default()) };
+    gift_card::Entity::insert(card).exec_without_returning(&storage.db).await?;
+    match storage.outbox.redrive(vec![letter.message.id]).await?.as_slice() {
+        [Moved::Applied] => Ok(1),
+        other => Err(format!("the redrive was not applied: {other:?}").into()),
+    }
+}

@@ -1,0 +1,295 @@
+//! Shares what is held between the claim loop, the workers, the settler and the heartbeat.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use outbox_core::{Claim, Error, Lease, Message, Outcome, Settled};
+use tokio::sync::Notify;
+use tokio::task::coop::consume_budget;
+use tokio::time::Instant;
+
+use crate::decision::{Ending, Policy, decide};
+use crate::held::{Calls, Finished, Held, Room, Ticket};
+use crate::observer::Observers;
+use crate::router::{Route, Router};
+use crate::{Config, Event, Report, handler};
+
+pub(crate) struct Desk {
+    pub(crate) router: Arc<Router>,
+    pub(crate) config: Config,
+    pub(crate) observers: Observers,
+    policy: Policy,
+    held: Mutex<Held>,
+    failure: Mutex<Option<Error>>,
+    claim_loop: Notify,
+    settler: Notify,
+    /// One per place: look whether your handler is called off.
+    places: Vec<Notify>,
+}
+
+impl Desk {
+    pub(crate) fn new(router: Arc<Router>, config: Config, observers: Observers) -> Self {
+        Self {
+            policy: Policy { max_attempts: config.max_attempts, backoff: config.backoff.clone() },
+            held: Mutex::new(Held::new(&config)),
+            failure: Mutex::default(),
+            claim_loop: Notify::new(),
+            settler: Notify::new(),
+            places: (0..config.concurrency).map(|_| Notify::new()).collect(),
+            router,
+            config,
+            observers,
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call(&self, calls: Calls) {
+        if calls.claim_loop {
+            self.claim_loop.notify_one();
+        }
+        if calls.settler {
+            self.settler.notify_one();
+        }
+    }
+
+    fn topic<'a>(&'a self, ticket: &'a Ticket) -> &'a str {
+        self.router.topic(&ticket.route)
+    }
+}
+
+// for the claim loop
+impl Desk {
+    pub(crate) fn room(&self) -> Room {
+        self.held().room(Instant::now())
+    }
+
+    /// Waits until something has changed that the loop waits for.
+    pub(crate) async fn changed(&self) {
+        self.claim_loop.notified().await;
+    }
+
+    /// Takes over what a claim brought; returns the places whose workers are to be started.
+    pub(crate) fn accept(&self, claim: Claim, is_full: bool) -> Vec<usize> {
+        self.emit_claim(&claim);
+        let mut held = self.held();
+        held.note_dead(claim.n_dead);
+        if let Some(due_in) = claim.next_due_in {
+            held.note_due(Instant::now() + due_in.min(self.config.poll_interval.max(self.config.max_poll)));
+        }
+        if is_full {
+            held.note_full_claim();
+        }
+        let places = held.accept(claim.messages, claim.recovered, &self.router);
+        let refused = held.n_finished() > 0;
+        drop(held);
+        self.call(Calls { claim_loop: false, settler: refused });
+        places
+    }
+
+    fn emit_claim(&self, claim: &Claim) {
+        if !claim.is_empty() {
+            let Claim { n_dead, recovered, .. } = *claim;
+            self.observers.emit(&Event::Claimed { n_messages: claim.messages.len(), n_dead, recovered });
+        }
+    }
+
+    pub(crate) fn note_wait(&self, waited: Duration) {
+        self.held().note_wait(waited);
+    }
+
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.held().due()
+    }
+
+    pub(crate) fn take_look(&self) -> bool {
+        self.held().take_look()
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.held().is_settled()
+    }
+
+    /// Waits until nothing is held.
+    ///
+    /// # Errors
+    /// What the settler could not do.
+    pub(crate) async fn all_settled(&self) -> Result<(), Error> {
+        while !self.is_settled() {
+            self.check_failure()?;
+            self.held().await_settled();
+            if !self.is_settled() {
+                self.changed().await;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_failure(&self) -> Result<(), Error> {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Works until nothing waits any more.
+pub(crate) async fn work(desk: Arc<Desk>, place: usize) {
+    let mut ended = None;
+    while let Some((message, route)) = desk.step(place, ended.take()) {
+        ended = Some(desk.handle(place, message, &route).await);
+        consume_budget().await;
+    }
+}
+
+/// A decided outcome, and whether it shows that the downstream is there.
+struct Ended {
+    outcome: Outcome,
+    opens: bool,
+}
+
+// for the workers
+impl Desk {
+    fn step(&self, place: usize, ended: Option<Ended>) -> Option<(Message, Route)> {
+        let opens = ended.as_ref().is_some_and(|ended| ended.opens);
+        let step = self.held().step(place, ended.map(|ended| ended.outcome), opens);
+        self.call(step.calls);
+        if step.resumed {
+            self.observers.emit(&Event::Resumed);
+        }
+        step.next
+    }
+
+    async fn handle(&self, place: usize, message: Message, route: &Route) -> Ended {
+        let attempt = message.attempt;
+        let ending = match self.router.handler(route) {
+            Some(handler) => {
+                handler::run(handler, message, self.config.handler_timeout, self.called_off(place)).await
+            }
+            None => Ending::Unrouted(message.topic),
+        };
+        if let Ending::Failed { text, .. } = &ending
+            && ending.is_unavailable()
+        {
+            self.pause(text);
+        }
+        let opens = !ending.is_unavailable() && ending != Ending::Abandoned;
+        Ended { outcome: decide(ending, attempt, &self.policy, rand::random), opens }
+    }
+
+    async fn called_off(&self, place: usize) {
+        loop {
+            self.places[place].notified().await;
+            if self.held().is_called_off(place) {
+                return;
+            }
+        }
+    }
+
+    fn pause(&self, error: &str) {
+        let paused = self.held().pause(Instant::now(), &self.config, rand::random());
+        self.call(Calls { claim_loop: true, settler: true });
+        if let Some(pause) = paused {
+            self.observers.emit(&Event::Paused { pause, error });
+        }
+    }
+}
+
+// for the settler
+impl Desk {
+    pub(crate) async fn finished_some(&self) {
+        self.settler.notified().await;
+    }
+
+    pub(crate) fn n_finished(&self) -> usize {
+        self.held().n_finished()
+    }
+
+    pub(crate) fn is_settling_due(&self) -> bool {
+        self.held().is_settling_due()
+    }
+
+    pub(crate) fn take_finished(&self) -> Vec<Finished> {
+        self.held().take_finished(Instant::now())
+    }
+
+    /// Records the answers to a batch and tells the observer.
+    pub(crate) fn settled(&self, batch: &[Finished], answers: &[Settled], uncertain: bool) {
+        let due = batch.iter().filter_map(|finished| match finished.outcome {
+            Outcome::Retry { after, .. } => Some(after),
+            _ => None,
+        });
+        let due = due.min().map(|after| Instant::now() + after);
+        let mut calls = {
+            let mut held = self.held();
+            if let Some(due) = due {
+                held.note_due(due);
+            }
+            held.settled(batch, answers, uncertain)
+        };
+        // the loop may be asleep for longer
+        calls.claim_loop |= due.is_some();
+        self.call(calls);
+        for (finished, answer) in batch.iter().zip(answers) {
+            self.emit_settled(finished, *answer, uncertain);
+        }
+    }
+
+    fn emit_settled(&self, Finished { ticket, outcome }: &Finished, answer: Settled, uncertain: bool) {
+        let (id, topic, attempt) = (ticket.lease.id, self.topic(ticket), ticket.attempt);
+        self.observers.emit(&match (answer, outcome) {
+            (Settled::LeaseLost, _) if uncertain => Event::Unconfirmed { id, topic, attempt },
+            (Settled::LeaseLost, _) => Event::LeaseLost { id, topic, attempt },
+            (Settled::Applied, Outcome::Done) => Event::Delivered { id, topic, attempt },
+            (Settled::Applied, Outcome::Retry { after, error }) => {
+                Event::Retried { id, topic, attempt, after: *after, error }
+            }
+            (Settled::Applied, Outcome::Dead { error }) => Event::Dead { id, topic, attempt, error },
+            (Settled::Applied, Outcome::Release) => Event::Released { id, topic },
+        });
+    }
+
+    /// Tells whoever waits in [`all_settled`](Self::all_settled) that it may not come.
+    pub(crate) fn fail(&self, error: Error) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        self.claim_loop.notify_one();
+    }
+}
+
+// for the heartbeat
+impl Desk {
+    pub(crate) fn leases(&self) -> Vec<Lease> {
+        self.held().leases(Instant::now(), self.config.heartbeat())
+    }
+
+    /// Drops the handlers whose lease is lost, and what waits with such a one.
+    pub(crate) fn lose(&self, lost: &HashSet<Lease>) {
+        let (tickets, places) = self.held().lose(lost);
+        places.into_iter().for_each(|place| self.places[place].notify_one());
+        for ticket in &tickets {
+            let (id, topic, attempt) = (ticket.lease.id, self.topic(ticket), ticket.attempt);
+            self.observers.emit(&Event::LeaseLost { id, topic, attempt });
+        }
+        if !tickets.is_empty() {
+            self.call(Calls { claim_loop: true, settler: true });
+        }
+    }
+}
+
+// for the end
+impl Desk {
+    pub(crate) fn close(&self) {
+        self.held().close();
+        self.settler.notify_one();
+    }
+
+    pub(crate) fn give_back_running(&self) {
+        let places = self.held().give_back_running();
+        places.into_iter().for_each(|place| self.places[place].notify_one());
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        self.held().report()
+    }
+}

@@ -1,0 +1,400 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outbox_core::{Claim, ClaimRequest, Claimer, Error, ErrorKind, Repository, Result, Wakeup};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::desk::{Desk, work};
+use crate::health::Health;
+use crate::held::Room;
+use crate::observer::Observers;
+use crate::settler::Settler;
+use crate::shutdown::Tasks;
+use crate::wakeup::{Found, Sleeper};
+use crate::{Config, Event, Observer, Report, Router, TracingObserver, heartbeat};
+
+/// Delivers the messages of one repository to the handlers of a router.
+///
+/// Claiming, handling and settling overlap: while `concurrency` handlers run and finished messages are
+/// written in batches, the next claim is under way. It asks for as many messages as the handlers start soon:
+/// up to `batch` for quick ones, no more than can be started for those that take seconds.
+///
+/// # Guarantees
+/// * Every claimed message is settled, released, or becomes claimable again when its lease expires.
+/// * A handler is called at most `max_attempts` times for a message, whatever goes wrong in between.
+/// * A panic, a time-out or an error of one message touches no other; a handler that blocks its thread stops
+///   neither renewals nor settling on a runtime with several threads.
+/// * Errors of the database never end a run.
+///
+/// # Examples
+/// ```
+/// use outbox_core::{Draft, MemoryRepository, Repository, Transactor};
+/// use outbox_dispatcher::{Dispatcher, Message, Router};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> outbox_core::Result<()> {
+/// let outbox = MemoryRepository::new();
+/// let drafts = vec![Draft::new("greeting", "hello"), Draft::new("greeting", "good-bye")];
+/// Transactor::over(outbox.clone()).run(async |cx| outbox.enqueue(cx, drafts).await).await?;
+///
+/// let router = Router::new().on("greeting", async move |message: Message| {
+///     println!("{}", String::from_utf8_lossy(&message.payload));
+///     Ok(())
+/// });
+/// let report = Dispatcher::new(outbox, router).drain_once().await?;
+/// assert_eq!(report.n_done, 2);
+/// # Ok(()) }
+/// ```
+pub struct Dispatcher<R> {
+    repository: Arc<R>,
+    router: Arc<Router>,
+    config: Config,
+    observers: Observers,
+}
+
+impl<R: Repository + Wakeup + 'static> Dispatcher<R> {
+    /// A dispatcher with the default configuration that writes its events with [`tracing`].
+    pub fn new(repository: R, router: Router) -> Self {
+        Self {
+            repository: Arc::new(repository),
+            router: Arc::new(router),
+            config: Config::default(),
+            observers: Observers::new(TracingObserver),
+        }
+    }
+
+    /// Replaces the configuration.
+    ///
+    /// # Errors
+    /// Those of [`Config::validate`].
+    pub fn with_config(mut self, config: Config) -> Result<Self> {
+        config.validate()?;
+        self.config = config;
+        Ok(self)
+    }
+
+    /// Replaces the observer.
+    #[must_use]
+    pub fn with_observer(mut self, observer: impl Observer) -> Self {
+        self.observers = Observers::new(observer);
+        self
+    }
+
+    /// Delivers until `token` is cancelled, then ends in order: nothing is claimed any more, running handlers
+    /// have `drain_timeout` to finish, what is finished is settled, the rest is released with its attempt.
+    ///
+    /// The future can be spawned. It works on tasks of its own, on the runtime that polls it.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](outbox_core::ErrorKind::InvalidInput) before anything is claimed, when the router has
+    /// no handler, two for one topic, or an impossible topic. Never an error of the database.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped stops at once: handlers are dropped, and the messages held are delivered
+    /// again when their leases have expired. Cancel the token instead.
+    #[allow(clippy::manual_async_fn, reason = "the signature promises Send and 'static")]
+    pub fn run(self, token: CancellationToken) -> impl Future<Output = Result<Report>> + Send + 'static {
+        async move {
+            let request = self.request()?;
+            let run = Run::start(&self, request, false);
+            joined(AbortOnDropHandle::new(tokio::spawn(run.until(token)))).await
+        }
+    }
+
+    /// Works off everything that is due now and returns, for a timer or a serverless function. Retries that
+    /// become due later are left to the next call; so is everything when a handler's downstream is
+    /// unavailable. It goes on while producers add messages.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](outbox_core::ErrorKind::InvalidInput) as for [`run`](Self::run); the first error of
+    /// the database, after what was delivered until then has been settled as far as possible.
+    ///
+    /// # Cancel safety
+    /// As for [`run`](Self::run).
+    pub fn drain_once(&self) -> impl Future<Output = Result<Report>> + Send + use<R> {
+        let run = self.request().map(|request| (self.clone(), request));
+        async move {
+            let (dispatcher, request) = run?;
+            let run = Run::start(&dispatcher, request, true);
+            joined(AbortOnDropHandle::new(tokio::spawn(run.once()))).await
+        }
+    }
+
+    fn request(&self) -> Result<ClaimRequest> {
+        let mut request = ClaimRequest::new(1, self.config.lease).with_max_attempts(self.config.max_attempts);
+        request.topics = self.router.topics();
+        request.max_bytes = self.config.max_bytes;
+        self.router.validate(&request)?;
+        Ok(request)
+    }
+}
+
+/// Clones share the repository and the router.
+impl<R> Clone for Dispatcher<R> {
+    fn clone(&self) -> Self {
+        Self {
+            repository: Arc::clone(&self.repository),
+            router: Arc::clone(&self.router),
+            config: self.config.clone(),
+            observers: self.observers.clone(),
+        }
+    }
+}
+
+impl<R> fmt::Debug for Dispatcher<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dispatcher")
+            .field("router", &self.router)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn joined(task: AbortOnDropHandle<Result<Report>>) -> Result<Report> {
+    match task.await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => Err(Error::new(ErrorKind::Other, "run").with_source(error)),
+    }
+}
+
+/// One run of the claim loop and the tasks around it.
+struct Run<R: Repository + Wakeup + 'static> {
+    desk: Arc<Desk>,
+    repository: Arc<R>,
+    request: ClaimRequest,
+    claimer: Claimer,
+    health: Health,
+    tasks: Tasks,
+    /// Of the running handlers, once the token has been cancelled.
+    deadline: Option<Instant>,
+    vain: Vain,
+}
+
+/// Looks at the time when something should have become due, that found nothing.
+#[derive(Default)]
+struct Vain {
+    is_timed: bool,
+    n_looks: u32,
+}
+
+impl Vain {
+    fn note(&mut self, found: Found) {
+        self.n_looks = match found {
+            Found::Nothing if self.is_timed => (self.n_looks + 1).min(16),
+            Found::Nothing => self.n_looks,
+            Found::Some | Found::More => 0,
+        };
+    }
+
+    /// How long to wait at least: what is said to be due and never comes must not be asked for for ever.
+    fn delay(&self) -> Duration {
+        match self.n_looks {
+            0 => Duration::ZERO,
+            n_looks => Duration::from_millis(1 << (n_looks - 1)),
+        }
+    }
+}
+
+impl<R: Repository + Wakeup + 'static> Run<R> {
+    fn start(dispatcher: &Dispatcher<R>, request: ClaimRequest, is_once: bool) -> Self {
+        let Dispatcher { repository, router, config, observers } = dispatcher.clone();
+        let health = Health::new("claim", observers.clone());
+        let desk = Arc::new(Desk::new(router, config, observers));
+        let (end, ends) = watch::channel(None);
+        let settler = Settler::new(Arc::clone(&desk), Arc::clone(&repository), ends, is_once);
+        let heartbeat = heartbeat::run(Arc::clone(&desk), Arc::clone(&repository));
+        let tasks = Tasks {
+            workers: JoinSet::new(),
+            settler: AbortOnDropHandle::new(tokio::spawn(settler.run())),
+            end,
+            heartbeat: AbortOnDropHandle::new(tokio::spawn(heartbeat)),
+        };
+        Self {
+            desk,
+            repository,
+            request,
+            claimer: Claimer::new(),
+            health,
+            tasks,
+            deadline: None,
+            vain: Vain::default(),
+        }
+    }
+
+    async fn until(mut self, token: CancellationToken) -> Result<Report> {
+        let mut sleeper =
+            Sleeper::new(Arc::clone(&self.repository), &self.desk.config, self.desk.observers.clone());
+        while !token.is_cancelled() {
+            let claimed = match self.desk.room() {
+                Room::Claim { limit, recover } => self.claim_or_stop(limit, recover, &token).await,
+                Room::Full => {
+                    self.wait_for_room(&token).await;
+                    continue;
+                }
+                Room::Paused(until) => {
+                    self.wait(until, &token).await;
+                    continue;
+                }
+            };
+            match claimed {
+                Ok(found) if !token.is_cancelled() => self.rest(&mut sleeper, found, &token).await,
+                Ok(_) => {}
+                Err(_) => self.wait(Instant::now() + self.health.delay(), &token).await,
+            }
+        }
+        drop(sleeper);
+        Ok(self.stop().await)
+    }
+
+    async fn once(mut self) -> Result<Report> {
+        let drained = self.drain().await;
+        let report = self.stop().await;
+        drained.map(|()| report)
+    }
+
+    /// Ends the run in order.
+    async fn stop(self) -> Report {
+        self.desk.observers.emit(&Event::Stopping);
+        let deadline = self.deadline.unwrap_or_else(|| Instant::now() + self.desk.config.drain_timeout);
+        let report = self.tasks.finish(&self.desk, deadline).await;
+        self.desk.observers.emit(&Event::Stopped { report: &report });
+        report
+    }
+}
+
+// claiming
+impl<R: Repository + Wakeup + 'static> Run<R> {
+    /// Claims; a claim that is under way when the token is cancelled is waited for, so that what it brings
+    /// can be given back.
+    async fn claim_or_stop(
+        &mut self,
+        limit: usize,
+        recover: bool,
+        token: &CancellationToken,
+    ) -> Result<Found> {
+        let request = self.request(limit, recover).with_claimer(self.claimer.clone());
+        let config = &self.desk.config;
+        let claim = {
+            let call = self.health.watch(config.claim_timeout(), self.repository.claim(request));
+            let mut call = pin!(call);
+            tokio::select! {
+                biased;
+                claim = &mut call => claim?,
+                () = token.cancelled() => {
+                    self.desk.close();
+                    let deadline = *self.deadline.insert(Instant::now() + config.drain_timeout);
+                    let late = timeout_at(deadline, call).await;
+                    late.map_err(|_| Error::new(ErrorKind::Timeout, "claim")).flatten()?
+                }
+            }
+        };
+        Ok(self.accept(claim, limit))
+    }
+
+    fn request(&self, limit: usize, recover: bool) -> ClaimRequest {
+        let mut request = self.request.clone().with_recover(recover);
+        request.limit = limit;
+        request
+    }
+
+    fn accept(&mut self, claim: Claim, limit: usize) -> Found {
+        let found = self.found(&claim, limit);
+        while self.tasks.workers.try_join_next().is_some() {}
+        for place in self.desk.accept(claim, found == Found::More) {
+            self.tasks.workers.spawn(work(Arc::clone(&self.desk), place));
+        }
+        found
+    }
+
+    fn found(&self, claim: &Claim, limit: usize) -> Found {
+        if claim.is_empty() {
+            return Found::Nothing;
+        }
+        let n_bytes: u64 = match self.request.max_bytes {
+            Some(_) => claim.messages.iter().map(|claimed| claimed.message.payload.len() as u64).sum(),
+            None => 0,
+        };
+        // of expired leases a claim takes one group and nothing else
+        let is_part = claim.recovered || claim.n_dead > 0;
+        let is_cut = self.request.max_bytes.is_some_and(|max| n_bytes >= max / 2);
+        match is_part || is_cut || claim.messages.len() >= limit {
+            true => Found::More,
+            false => Found::Some,
+        }
+    }
+
+    /// Claims until there is nothing due and nothing held.
+    async fn drain(&mut self) -> Result<()> {
+        // a claim without a claimer looks at the whole table
+        let mut is_whole = true;
+        loop {
+            self.desk.check_failure()?;
+            let (limit, recover) = match self.desk.room() {
+                Room::Claim { limit, recover } => (limit, recover),
+                Room::Full => {
+                    self.desk.changed().await;
+                    continue;
+                }
+                Room::Paused(_) => return Ok(()),
+            };
+            let is_last = is_whole && self.desk.is_settled();
+            let mut request = self.request(limit, recover);
+            request.claimer = (!is_whole).then(|| self.claimer.clone());
+            let timeout = self.desk.config.claim_timeout();
+            let claim = self.health.watch(timeout, self.repository.claim(request)).await?;
+            match self.accept(claim, limit) {
+                Found::Nothing if is_last => return Ok(()),
+                Found::Nothing => {
+                    self.desk.all_settled().await?;
+                    is_whole = true;
+                }
+                Found::Some | Found::More => is_whole = false,
+            }
+        }
+    }
+}
+
+// waiting
+impl<R: Repository + Wakeup + 'static> Run<R> {
+    async fn wait(&self, until: Instant, token: &CancellationToken) {
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = sleep_until(until) => {}
+        }
+    }
+
+    async fn wait_for_room(&self, token: &CancellationToken) {
+        let before = Instant::now();
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = self.desk.changed() => self.desk.note_wait(before.elapsed()),
+        }
+    }
+
+    /// Waits until there may be something to claim.
+    async fn rest(&mut self, sleeper: &mut Sleeper<R>, found: Found, token: &CancellationToken) {
+        let until = tokio::select! {
+            () = token.cancelled() => return,
+            until = sleeper.after(found) => until,
+        };
+        self.vain.note(found);
+        let earliest = Instant::now() + self.vain.delay();
+        loop {
+            let due = self.desk.due().map(|due| due.max(earliest)).filter(|due| *due < until);
+            self.vain.is_timed = due.is_some();
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return,
+                () = self.desk.changed() => if self.desk.take_look() { return },
+                () = sleeper.wait(due.unwrap_or(until)) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The dispatcher against the memory repository, most of it in paused time.
+
+mod delivery;
+mod failures;
+mod leases;
+mod schedules;
+mod stopping;
+mod support;
+mod waiting;

@@ -1,0 +1,26 @@
+use outbox_core::{Error, ErrorKind, Result};
+use sea_orm::DbBackend;
+
+/// The databases that this build speaks to. What differs between them is data here and SQL in `sql/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    #[cfg(feature = "postgres")]
+    Postgres,
+    #[cfg(feature = "sqlite")]
+    Sqlite,
+}
+
+impl Dialect {
+    pub(crate) fn of(backend: DbBackend) -> Result<Self> {
+        match backend {
+            #[cfg(feature = "postgres")]
+            DbBackend::Postgres => Ok(Self::Postgres),
+            #[cfg(feature = "sqlite")]
+            DbBackend::Sqlite => Ok(Self::Sqlite),
+            other => {
+                let detail = format!("{other:?}: enable the feature of outbox-sea-orm, where there is one");
+                Err(Error::new(ErrorKind::Unsupported, "connect").with_detail(detail))
+            }
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! What only PostgreSQL needs: connections of its own, and claims that remember where they left off.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use outbox_core::{Claim, ClaimRequest, Error, ErrorKind, Result, TableName};
+use sea_orm::sea_query::{ArrayType, Values};
+use sea_orm::sqlx::ConnectOptions;
+use sea_orm::sqlx::postgres::PgPoolOptions;
+use sea_orm::{DatabaseConnection, DatabaseConnectionType, SqlxPostgresConnector, Value};
+use uuid::Uuid;
+
+use crate::dialect::Dialect;
+use crate::repository::{OutboxTable, Table};
+use crate::row::{ClaimedRow, ToDatabase, bury_undecodable, column, from_duration};
+use crate::sql::PostgresSql;
+
+/// How long a claim may look at newly arrived messages only.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// The most parked rows that one claim makes ready at a time.
+const PROMOTE_LIMIT: i64 = 1_000;
+/// Claims, settlements and extensions at the same time; the wake-up's connection comes on top.
+const MAX_CONNECTIONS: u32 = 4;
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What each of our own connections is told. With these the plans of all statements are fixed: they walk the
+/// indexes that were made for them, also on a table that was never analysed or was empty when they were planned
+/// (where the planner sorts the whole backlog for each claim). JIT would compile because the fixed plans look dear.
+const SETTINGS: [(&str, &str); 7] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+    ("idle_in_transaction_session_timeout", "60s"),
+];
+
+/// The connections of one table's dispatchers.
+pub(crate) struct Own {
+    pub(crate) sql: PostgresSql,
+    pool: OnceLock<DatabaseConnection>,
+}
+
+impl Own {
+    pub(crate) fn new(dialect: Dialect, table: &TableName) -> Self {
+        Self { sql: PostgresSql::new(dialect, table), pool: OnceLock::new() }
+    }
+
+    /// `None` on another database and with a shared pool.
+    pub(crate) fn connection(&self, table: &OutboxTable) -> Result<Option<&DatabaseConnection>> {
+        let DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &table.db.inner else { return Ok(None) };
+        if table.has_shared_pool() {
+            return Ok(None);
+        }
+        Ok(Some(self.pool.get_or_init(|| open(&table.db))))
+    }
+}
+
+/// A pool with the options of `db` and our settings; connects when it is first used. An idle connection is not
+/// tested before it is used: that would cost a round trip each time, and one that broke is reported as
+/// unavailable, which is retried.
+fn open(db: &DatabaseConnection) -> DatabaseConnection {
+    let options = (*db.get_postgres_connection_pool().connect_options()).clone();
+    let pool = PgPoolOptions::new()
+        .max_connections(MAX_CONNECTIONS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .connect_lazy_with(options.options(SETTINGS).disable_statement_logging());
+    SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
+}
+
+/// What a claim loop remembers between its claims.
+///
+/// `fast` is the highest number it has claimed; most claims look above it only. Every [`LOOK_INTERVAL`], and at once
+/// when nothing is there, one looks above `safe`: below that nothing can become claimable any more except by an
+/// expired lease, which has a walk of its own.
+#[derive(Default)]
+struct Marks {
+    table: String,
+    topics: Option<Vec<String>>,
+    fast: Option<i64>,
+    safe: i64,
+    horizon: Horizon,
+    looked_at: Option<Instant>,
+    next_due: Option<Instant>,
+    next_expiry: Option<Instant>,
+    walk_at: Option<Instant>,
+    was_full: bool,
+}
+
+impl Marks {
+    fn new(table: &OutboxTable, request: &ClaimRequest) -> Self {
+        Self { table: table.name.to_string(), topics: request.topics.clone(), ..Self::default() }
+    }
+
+    fn of(table: &OutboxTable, request: &ClaimRequest) -> Self {
+        let own = Self::new(table, request);
+        let kept = request.claimer.as_ref().and_then(outbox_core::Claimer::take::<Self>);
+        kept.filter(|kept| kept.table == own.table && kept.topics == own.topics).unwrap_or(own)
+    }
+
+    /// The mark of a claim that looks at newly arrived messages only, while that is allowed.
+    fn fast_mark(&self, now: Instant) -> Option<i64> {
+        let is_fresh = |looked_at: Instant| now.duration_since(looked_at) < LOOK_INTERVAL;
+        self.fast.filter(|_| self.looked_at.is_some_and(is_fresh))
+    }
+
+    fn is_walk_due(&self, now: Instant) -> bool {
+        self.walk_at.is_none_or(|at| at <= now)
+    }
+
+    /// How far expired leases can lie: claims go upwards, so while there is a backlog nobody has claimed far
+    /// above this loop.
+    fn walk_bound(&self) -> i64 {
+        self.fast.filter(|_| self.was_full).unwrap_or(i64::MAX)
+    }
+
+    fn claimed(&mut self, rows: &[ClaimedRow], limit: usize) {
+        let highest = rows.iter().map(ClaimedRow::locator).max().unwrap_or(0);
+        self.fast = Some(self.fast.unwrap_or(0).max(self.safe).max(highest));
+        self.was_full = rows.len() >= limit;
+    }
+
+    /// What was read after the horizon: `lowest` is the lowest ready row above `safe` that nobody has claimed.
+    fn looked(&mut self, lowest: Option<i64>, now: Instant) {
+        self.looked_at = Some(now);
+        // never above a number that was seen committed: after a crash the server hands others out again
+        let bound = self.horizon.at.min(self.fast.unwrap_or(0));
+        let open = lowest.map_or(bound, |lowest| bound.min(lowest - 1));
+        self.safe = self.safe.max(open);
+    }
+
+    fn next_due_in(&self, now: Instant) -> Option<Duration> {
+        let next = [self.next_due, self.next_expiry].into_iter().flatten().min();
+        next.map(|at| at.saturating_duration_since(now))
+    }
+}
+
+/// The number below which no row can appear any more. Every INSERT takes a lock before it draws its number and
+/// keeps it until its commit is visible; whoever holds that lock drew numbers above the highest one that had been
+/// handed out when it was last seen not to hold it.
+#[derive(Default)]
+struct Horizon {
+    at: i64,
+    last: i64,
+    lows: HashMap<String, i64>,
+}
+
+impl Horizon {
+    /// `last` was read before `holders`. Says false when the numbers went back, as they may after a crash:
+    /// everything that was remembered is void.
+    fn learn(&mut self, last: i64, holders: Vec<String>, safe: i64) -> bool {
+        if last < self.last {
+            return false;
+        }
+        let low = |holder: &str| match self.lows.get(holder) {
+            Some(low) => *low,
+            // a prepared transaction has lost the name under which it was seen before
+            None if holder.starts_with("-1/") => safe,
+            None => self.last,
+        };
+        self.lows = holders
+            .into_iter()
+            .map(|holder| (low(&holder), holder))
+            .map(|(low, holder)| (holder, low))
+            .collect();
+        self.last = last;
+        self.at = self.lows.values().copied().fold(last, i64::min);
+        true
+    }
+}
+
+/// What one look found.
+struct Look {
+    lowest: Option<i64>,
+    is_due: bool,
+    next_due: Option<Duration>,
+}
+
+/// One claim in the making.
+struct Claiming<'a> {
+    table: &'a OutboxTable,
+    inner: &'a Table,
+    request: &'a ClaimRequest,
+    token: Uuid,
+    marks: Marks,
+    claim: Claim,
+}
+
+/// See [`Repository::claim`](outbox_core::Repository::claim). A claim that fails or is dropped forgets its marks.
+pub(crate) async fn claim(table: &OutboxTable, request: ClaimRequest) -> Result<Claim> {
+    let mut claiming = Claiming {
+        table,
+        inner: table.table()?,
+        request: &request,
+        token: Uuid::new_v4(),
+        marks: Marks::of(table, &request),
+        claim: Claim::default(),
+    };
+    claiming.run().await?;
+    let Claiming { marks, mut claim, .. } = claiming;
+    claim.next_due_in = marks.next_due_in(Instant::now());
+    if let Some(claimer) = &request.claimer {
+        claimer.put(marks);
+    }
+    Ok(claim)
+}
+
+impl Claiming<'_> {
+    async fn run(&mut self) -> Result<()> {
+        if self.request.recover && self.marks.is_walk_due(Instant::now()) {
+            self.recover().await?;
+            if self.claim.recovered {
+                return Ok(());
+            }
+        }
+        if let Some(mark) = self.marks.fast_mark(Instant::now()) {
+            self.take(mark).await?;
+            if !self.claim.is_empty() {
+                return Ok(());
+            }
+        }
+        self.take_all().await
+    }
+
+    /// Claims whatever is claimable above `safe`, promoting what is due first.
+    async fn take_all(&mut self) -> Result<()> {
+        let mut look = self.look().await?;
+        while look.is_due {
+            let n_promoted = self.promote().await?;
+            let next = self.look().await?;
+            let is_stuck = n_promoted == 0;
+            look = Look { is_due: next.is_due && !is_stuck && n_promoted < PROMOTE_LIMIT as u64, ..next };
+        }
+        match look.lowest {
+            Some(lowest) => self.take(lowest - 1).await,
+            None => {
+                self.marks.claimed(&[], self.request.limit);
+                Ok(())
+            }
+        }
+    }
+
+    async fn take(&mut self, mark: i64) -> Result<()> {
+        let mut values = self.claim_values();
+        values.push(mark.into());
+        let rows = self.rows(&self.inner.sql.claim, values).await?;
+        self.marks.claimed(&rows, self.request.limit);
+        self.add(rows).await
+    }
+
+    fn claim_values(&self) -> Vec<Value> {
+        let request = self.request;
+        vec![
+            (request.limit as i64).into(),
+            self.token.into(),
+            request.lease.micros().into(),
+            max_attempts(request).into(),
+            topics(request),
+            request.max_bytes.map_or(i64::MAX, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)).into(),
+        ]
+    }
+
+    async fn rows(&self, sql: &str, values: Vec<Value>) -> Result<Vec<ClaimedRow>> {
+        let rows = self.table.query("claim", self.table.hot()?, sql, Values(values)).await?;
+        let decode = |row| ClaimedRow::decode(self.inner.dialect, row, self.token);
+        let mut rows: Vec<ClaimedRow> = rows.iter().map(decode).collect::<Result<_>>()?;
+        rows.sort_unstable_by_key(ClaimedRow::locator);
+        Ok(rows)
+    }
+
+    async fn add(&mut self, rows: Vec<ClaimedRow>) -> Result<()> {
+        let (messages, n_dead) = bury_undecodable(self.table, rows).await?;
+        self.claim.messages = messages;
+        self.claim.n_dead += n_dead;
+        Ok(())
+    }
+
+    async fn look(&mut self) -> Result<Look> {
+        let values = Values(vec![self.marks.safe.into(), topics(self.request)]);
+        let rows = self.table.query("claim", self.table.hot()?, &self.inner.sql.look, values).await?;
+        let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))?;
+        let next_due = column::<Option<i64>>(row, 2)?.map(|micros| from_duration(Dialect::Postgres, micros));
+        let look = Look { lowest: column(row, 0)?, is_due: column(row, 1)?, next_due };
+        let now = Instant::now();
+        self.marks.looked(look.lowest, now);
+        self.marks.next_due = look.next_due.map(|due| now + due);
+        if !self.marks.horizon.learn(column(row, 3)?, column(row, 4)?, self.marks.safe) {
+            self.marks = Marks::new(self.table, self.request);
+        }
+        Ok(look)
+    }
+
+    async fn promote(&self) -> Result<u64> {
+        let values = Values(vec![PROMOTE_LIMIT.into()]);
+        self.table.execute("claim", self.table.hot()?, &self.inner.sql.promote, values).await
+    }
+
+    /// Looks for expired leases: buries those in their last attempt and claims a group of the others.
+    async fn recover(&mut self) -> Result<()> {
+        let values = Values(vec![self.marks.walk_bound().into(), topics(self.request)]);
+        let rows =
+            self.table.query("claim", self.table.hot()?, &self.inner.postgres.sql.leases, values).await?;
+        let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))?;
+        let n_expired: i64 = column(row, 0)?;
+        let next = column::<Option<i64>>(row, 1)?.map(|micros| from_duration(Dialect::Postgres, micros));
+        let now = Instant::now();
+        self.marks.next_expiry = next.map(|next| now + next);
+        if n_expired > 0 {
+            self.recover_group().await?;
+        }
+        // more of the group may be left; otherwise a lease made from now on runs at least until then
+        let pause = if n_expired > 0 {
+            Duration::ZERO
+        } else {
+            next.unwrap_or(self.request.lease).min(self.request.lease)
+        };
+        self.marks.walk_at = Some(now + pause);
+        Ok(())
+    }
+
+    async fn recover_group(&mut self) -> Result<()> {
+        let limit = self.request.limit as i64;
+        let values = Values(vec![limit.into(), max_attempts(self.request).into(), topics(self.request)]);
+        let n_dead = self.table.execute("claim", self.table.hot()?, &self.inner.sql.bury, values).await?;
+        self.claim.n_dead += n_dead as usize;
+        let rows = self.rows(&self.inner.sql.recover, self.claim_values()).await?;
+        self.add(rows).await?;
+        self.claim.recovered = !self.claim.messages.is_empty();
+        Ok(())
+    }
+}
+
+fn max_attempts(request: &ClaimRequest) -> i32 {
+    i32::try_from(request.max_attempts).unwrap_or(i32::MAX)
+}
+
+fn topics(request: &ClaimRequest) -> Value {
+    let elements =
+        |topics: &Vec<String>| Box::new(topics.iter().map(|topic| Value::from(topic.as_str())).collect());
+    Value::Array(ArrayType::String, request.topics.as_ref().map(elements))
+}

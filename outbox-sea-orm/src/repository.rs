@@ -1,0 +1,239 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outbox_core::{
+    Claim, ClaimRequest, Context, Draft, Lease, Limits, MessageId, Repository, Result, Settled, Settlement,
+    TableName, Transactions,
+};
+use sea_orm::sea_query::Values;
+use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
+
+use crate::context::{OpenTransaction, SeaOrm, SeaOrmContext};
+use crate::dialect::Dialect;
+use crate::error::from_db;
+use crate::sql::{Kind, OutboxSql};
+
+/// One outbox table: [`Repository`], [`Operations`](outbox_core::Operations), [`Wakeup`](outbox_core::Wakeup) and
+/// [`Transactions`] on SeaORM. A cheap handle; clones share its connections.
+///
+/// # Dialects
+/// On PostgreSQL, claims, settlements and the wake-up use up to five connections of their own, opened when they are
+/// first needed with the options of the given pool: they need settings that a producer's connection must not
+/// have, and a busy producer cannot starve a dispatcher. Behind a transaction pooler call
+/// [`with_shared_pool`](Self::with_shared_pool). On SQLite everything uses the given pool, and `orders.outbox` is
+/// the table `orders_outbox`.
+#[derive(Clone)]
+pub struct OutboxTable {
+    pub(crate) db: DatabaseConnection,
+    pub(crate) name: TableName,
+    pub(crate) limits: Limits,
+    table: Arc<Result<Table>>,
+    shared_pool: bool,
+}
+
+/// What is computed once for a table.
+pub(crate) struct Table {
+    pub(crate) dialect: Dialect,
+    pub(crate) sql: OutboxSql,
+    #[cfg(feature = "postgres")]
+    pub(crate) postgres: crate::postgres::Own,
+}
+
+impl OutboxTable {
+    /// The table `name` in the database of `db`. No statement is sent.
+    pub fn new(db: &DatabaseConnection, name: TableName) -> Self {
+        let table = Dialect::of(db.get_database_backend()).map(|dialect| Table {
+            dialect,
+            sql: OutboxSql::new(dialect, &name),
+            #[cfg(feature = "postgres")]
+            postgres: crate::postgres::Own::new(dialect, &name),
+        });
+        Self { db: db.clone(), name, limits: Limits::default(), table: Arc::new(table), shared_pool: false }
+    }
+
+    /// Sets the bounds of this table's messages.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Claims and settles over the given pool, and does without the wake-up: for a PostgreSQL behind a
+    /// transaction pooler, where settings and locks of a session would reach somebody else's.
+    #[must_use]
+    pub fn with_shared_pool(mut self) -> Self {
+        self.shared_pool = true;
+        self
+    }
+
+    /// The name of the table.
+    pub fn name(&self) -> &TableName {
+        &self.name
+    }
+
+    /// Stores messages in the transaction on `cx`; see [`Repository::enqueue`].
+    ///
+    /// # Errors
+    /// Those of [`Repository::enqueue`].
+    pub async fn enqueue(&self, cx: &Context, drafts: impl Into<Vec<Draft>>) -> Result<Vec<MessageId>> {
+        let mut drafts = drafts.into();
+        for draft in &mut drafts {
+            cx.add_trace_headers(&mut draft.headers);
+        }
+        let connection = cx.connection()?;
+        self.require_same_backend(connection)?;
+        crate::enqueue::enqueue(self, connection, drafts).await
+    }
+
+    /// Stores messages in a transaction that the caller has begun. One statement whatever the number of drafts
+    /// (on SQLite one for each 1,000).
+    ///
+    /// A statement that failed before in a [`DatabaseTransaction`](sea_orm::DatabaseTransaction) is not noticed
+    /// by its `commit`, which then reports success although PostgreSQL has rolled back; the transaction of a
+    /// [`Context`] reports it.
+    ///
+    /// # Errors
+    /// Those of [`Repository::enqueue`].
+    pub async fn enqueue_in(
+        &self,
+        transaction: &impl OpenTransaction,
+        drafts: impl Into<Vec<Draft>>,
+    ) -> Result<Vec<MessageId>> {
+        self.require_same_backend(transaction)?;
+        crate::enqueue::enqueue(self, transaction, drafts.into()).await
+    }
+
+    /// Stores messages without a transaction: they are committed even if what the caller does next fails. For
+    /// messages that stand for nothing else in the database.
+    ///
+    /// # Errors
+    /// Those of [`Repository::enqueue`].
+    pub async fn enqueue_autocommit(&self, drafts: impl Into<Vec<Draft>>) -> Result<Vec<MessageId>> {
+        crate::enqueue::enqueue(self, &self.db, drafts.into()).await
+    }
+
+    /// The DDL that creates this table on this database.
+    ///
+    /// # Errors
+    /// [`Unsupported`](outbox_core::ErrorKind::Unsupported) for a database that this build does not know.
+    pub fn ddl(&self) -> Result<String> {
+        Ok(crate::sql::create(Kind::Outbox, self.table()?.dialect, &self.name))
+    }
+
+    /// Creates the table, or upgrades it, or finds with one read of the catalog that there is nothing to do. Safe
+    /// to call from several processes at once.
+    ///
+    /// # Errors
+    /// [`Schema`](outbox_core::ErrorKind::Schema) when a table of that name is there and is not ours, or is of a
+    /// newer version; [`PermissionDenied`](outbox_core::ErrorKind::PermissionDenied).
+    pub async fn migrate(&self) -> Result<()> {
+        crate::schema::migrate(&self.db, self.table()?.dialect, Kind::Outbox, &self.name).await
+    }
+
+    pub(crate) fn table(&self) -> Result<&Table> {
+        self.table
+            .as_ref()
+            .as_ref()
+            .map_err(|error| outbox_core::Error::new(error.kind(), "connect").with_detail(error.to_string()))
+    }
+
+    /// The connection for claims, settlements and extensions.
+    pub(crate) fn hot(&self) -> Result<&DatabaseConnection> {
+        #[cfg(feature = "postgres")]
+        if let Some(own) = self.table()?.postgres.connection(self)? {
+            return Ok(own);
+        }
+        Ok(&self.db)
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(crate) fn has_shared_pool(&self) -> bool {
+        self.shared_pool
+    }
+
+    fn require_same_backend(&self, connection: &impl ConnectionTrait) -> Result<()> {
+        if connection.get_database_backend() == self.db.get_database_backend() {
+            return Ok(());
+        }
+        Err(outbox_core::Error::new(outbox_core::ErrorKind::ForeignTransaction, "enqueue")
+            .with_table(&self.name))
+    }
+
+    /// Sends a statement that returns rows.
+    pub(crate) async fn query(
+        &self,
+        operation: &'static str,
+        connection: &impl ConnectionTrait,
+        sql: &str,
+        values: Values,
+    ) -> Result<Vec<QueryResult>> {
+        let statement = Statement {
+            sql: sql.to_owned(),
+            values: Some(values),
+            db_backend: connection.get_database_backend(),
+        };
+        connection.query_all_raw(statement).await.map_err(|error| from_db(operation, &self.name, error))
+    }
+
+    /// Sends a statement that returns a number of rows.
+    pub(crate) async fn execute(
+        &self,
+        operation: &'static str,
+        connection: &impl ConnectionTrait,
+        sql: &str,
+        values: Values,
+    ) -> Result<u64> {
+        let statement = Statement {
+            sql: sql.to_owned(),
+            values: Some(values),
+            db_backend: connection.get_database_backend(),
+        };
+        let result = connection.execute_raw(statement).await;
+        result.map(|result| result.rows_affected()).map_err(|error| from_db(operation, &self.name, error))
+    }
+}
+
+impl fmt::Debug for OutboxTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboxTable").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Repository for OutboxTable {
+    async fn enqueue(&self, cx: &Context, drafts: Vec<Draft>) -> Result<Vec<MessageId>> {
+        Self::enqueue(self, cx, drafts).await
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
+        request.validate()?;
+        match self.table()?.dialect {
+            #[cfg(feature = "postgres")]
+            Dialect::Postgres => crate::postgres::claim(self, request).await,
+            #[cfg(feature = "sqlite")]
+            Dialect::Sqlite => crate::sqlite::claim(self, request).await,
+        }
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
+        crate::settle::settle(self, settlements).await
+    }
+
+    async fn extend(&self, leases: Vec<Lease>, by: Duration) -> Result<Vec<Settled>> {
+        crate::settle::extend(self, leases, by).await
+    }
+}
+
+impl Transactions for OutboxTable {
+    async fn begin(&self) -> Result<Context> {
+        SeaOrm::new(&self.db).begin().await
+    }
+
+    async fn commit(&self, cx: Context) -> Result<()> {
+        SeaOrm::new(&self.db).commit(cx).await
+    }
+
+    async fn rollback(&self, cx: Context) -> Result<()> {
+        SeaOrm::new(&self.db).rollback(cx).await
+    }
+}

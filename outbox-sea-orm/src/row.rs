@@ -1,0 +1,177 @@
+//! Rows of the database as values of the contract, and back.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use outbox_core::{
+    Claimed, Error, ErrorKind, Headers, Lease, Message, MessageId, Outcome, Result, Settlement,
+};
+use sea_orm::{QueryResult, TryGetable};
+use uuid::Uuid;
+
+use crate::dialect::Dialect;
+use crate::repository::OutboxTable;
+
+/// Durations as the databases take them; rounded up, so that nothing above zero becomes nothing.
+pub(crate) trait ToDatabase {
+    #[cfg(feature = "postgres")]
+    fn micros(self) -> i64;
+    #[cfg(feature = "sqlite")]
+    fn millis(self) -> i64;
+}
+
+impl ToDatabase for Duration {
+    #[cfg(feature = "postgres")]
+    fn micros(self) -> i64 {
+        i64::try_from(self.as_nanos().div_ceil(1_000)).unwrap_or(i64::MAX)
+    }
+
+    #[cfg(feature = "sqlite")]
+    fn millis(self) -> i64 {
+        i64::try_from(self.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)
+    }
+}
+
+/// A duration in the unit of the dialect.
+pub(crate) fn duration(dialect: Dialect, duration: Duration) -> i64 {
+    match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => duration.micros(),
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => duration.millis(),
+    }
+}
+
+/// What the database says in its unit, never below zero.
+pub(crate) fn from_duration(dialect: Dialect, value: i64) -> Duration {
+    let value = u64::try_from(value).unwrap_or(0);
+    match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => Duration::from_micros(value),
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => Duration::from_millis(value),
+    }
+}
+
+/// The column at `index` (from 0).
+pub(crate) fn column<T: TryGetable>(row: &QueryResult, index: usize) -> Result<T> {
+    T::try_get_by_index(row, index).map_err(|_| undecodable(index))
+}
+
+fn undecodable(index: usize) -> Error {
+    Error::new(ErrorKind::Undecodable, "decode").with_detail(format!("column {}", index + 1))
+}
+
+/// The time in the column at `index`.
+pub(crate) fn time(dialect: Dialect, row: &QueryResult, index: usize) -> Result<DateTime<Utc>> {
+    let time = match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => column::<Option<DateTime<Utc>>>(row, index)?,
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => DateTime::from_timestamp_millis(column(row, index)?),
+    };
+    time.ok_or_else(|| undecodable(index))
+}
+
+/// A row of a claim.
+pub(crate) enum ClaimedRow {
+    Message(Claimed),
+    /// The claim itself made it dead; the number is that of the row.
+    Dead(i64),
+    /// It is leased and cannot be read, for this reason.
+    Undecodable(Lease, String),
+}
+
+impl ClaimedRow {
+    /// `seq, id, topic, key, payload, headers, created_at, attempts, fence, state`.
+    pub(crate) fn decode(dialect: Dialect, row: &QueryResult, token: Uuid) -> Result<Self> {
+        let locator = column(row, 0)?;
+        if column::<i16>(row, 9)? != 0 {
+            return Ok(Self::Dead(locator));
+        }
+        let id = column(row, 1).unwrap_or_default();
+        let lease = Lease { id, token, locator };
+        Ok(match message(dialect, row) {
+            Ok(message) => Self::Message(Claimed { message, lease }),
+            Err(error) => Self::Undecodable(lease, format!("undecodable row: {error}")),
+        })
+    }
+
+    pub(crate) fn locator(&self) -> i64 {
+        match self {
+            Self::Message(claimed) => claimed.lease.locator,
+            Self::Dead(locator) => *locator,
+            Self::Undecodable(lease, _) => lease.locator,
+        }
+    }
+}
+
+fn message(dialect: Dialect, row: &QueryResult) -> Result<Message> {
+    Ok(Message {
+        id: column(row, 1)?,
+        topic: column(row, 2)?,
+        key: column(row, 3)?,
+        payload: Bytes::from(column::<Vec<u8>>(row, 4)?),
+        headers: headers(&column::<String>(row, 5)?)?,
+        created_at: time(dialect, row, 6)?,
+        attempt: attempt(row)?,
+        fence: column(row, 8)?,
+    })
+}
+
+/// A dead letter, whatever is wrong with it.
+pub(crate) fn dead_message(dialect: Dialect, row: &QueryResult) -> Message {
+    message(dialect, row).unwrap_or_else(|_| Message {
+        id: column(row, 1).unwrap_or_default(),
+        topic: column(row, 2).unwrap_or_default(),
+        key: column(row, 3).unwrap_or_default(),
+        payload: Bytes::from(column::<Vec<u8>>(row, 4).unwrap_or_default()),
+        headers: Headers::new(),
+        created_at: time(dialect, row, 6).unwrap_or_default(),
+        attempt: attempt(row).unwrap_or_default(),
+        fence: column(row, 8).unwrap_or_default(),
+    })
+}
+
+fn attempt(row: &QueryResult) -> Result<u32> {
+    u32::try_from(column::<i32>(row, 7)?).map_err(|_| undecodable(7))
+}
+
+fn headers(text: &str) -> Result<Headers> {
+    if text == "{}" {
+        return Ok(Headers::new());
+    }
+    serde_json::from_str(text)
+        .map_err(|_| Error::new(ErrorKind::Undecodable, "decode").with_detail("headers"))
+}
+
+/// The ids that a statement returned in its first column.
+pub(crate) fn ids(rows: &[QueryResult]) -> Result<Vec<MessageId>> {
+    rows.iter().map(|row| column(row, 0)).collect()
+}
+
+/// Makes dead what cannot be read, and counts it with what the claim itself made dead.
+pub(crate) async fn bury_undecodable(
+    table: &OutboxTable,
+    rows: Vec<ClaimedRow>,
+) -> Result<(Vec<Claimed>, usize)> {
+    let mut messages = Vec::with_capacity(rows.len());
+    let mut broken = Vec::new();
+    let n_rows = rows.len();
+    for row in rows {
+        match row {
+            ClaimedRow::Message(claimed) => messages.push(claimed),
+            ClaimedRow::Dead(_) => {}
+            ClaimedRow::Undecodable(lease, error) => {
+                broken.push(Settlement::new(lease, Outcome::Dead { error }))
+            }
+        }
+    }
+    let n_dead = n_rows - messages.len();
+    if !broken.is_empty() {
+        // a lease lost meanwhile is somebody else's to bury
+        let _ = crate::settle::settle(table, broken).await?;
+    }
+    Ok((messages, n_dead))
+}

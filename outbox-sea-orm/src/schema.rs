@@ -1,0 +1,258 @@
+//! Creating, upgrading and checking the tables.
+
+use outbox_core::{Error, ErrorKind, Result, TableName};
+use sea_orm::sea_query::Values;
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
+
+use crate::context::{SeaOrmContext, transactor};
+use crate::dialect::Dialect;
+use crate::error::from_db;
+use crate::row::column;
+use crate::sql::{Kind, bare, create};
+
+/// The version of the tables that this crate works with. It stands in the comment of the table.
+const VERSION: i64 = 1;
+
+const OUTBOX_COLUMNS: &[&str] = &[
+    "seq",
+    "id",
+    "topic",
+    "key",
+    "payload",
+    "headers",
+    "created_at",
+    "state",
+    "available_at",
+    "lease",
+    "leased_until",
+    "attempts",
+    "fence",
+    "last_error",
+    "dead_at",
+];
+const OUTBOX_INDEXES: &[&str] = &["ready", "parked", "dead"];
+const INBOX_COLUMNS: &[&str] =
+    &["group_name", "message_id", "fingerprint", "metadata", "result", "processed_at"];
+const INBOX_INDEXES: &[&str] = &["processed_at"];
+
+/// What the catalog says about a table.
+struct Found {
+    exists: bool,
+    version: Option<i64>,
+}
+
+pub(crate) async fn migrate(
+    db: &DatabaseConnection,
+    dialect: Dialect,
+    kind: Kind,
+    table: &TableName,
+) -> Result<()> {
+    if find(db, dialect, kind, table).await?.version == Some(VERSION) {
+        return Ok(());
+    }
+    let missing_schema = missing_schema(db, dialect, table).await?;
+    transactor(db)
+        .run(async |cx| {
+            let connection = cx.connection()?;
+            run(connection, table, lock(dialect)).await?;
+            let found = find(connection, dialect, kind, table).await?;
+            match found.version {
+                Some(VERSION) => return Ok(()),
+                Some(version) if version > VERSION => return Err(newer(table, version)),
+                _ if found.exists => check_parts(connection, dialect, kind, table).await?,
+                _ => {
+                    run(connection, table, &missing_schema).await?;
+                    run(connection, table, &create(kind, dialect, table)).await?;
+                }
+            }
+            Ok(())
+        })
+        .await
+}
+
+/// Only one at a time creates tables; on SQLite the transaction itself sees to that.
+fn lock(dialect: Dialect) -> &'static str {
+    match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => "SELECT pg_advisory_xact_lock(hashtextextended('outbox migrate', 0))",
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => "",
+    }
+}
+
+async fn run(connection: &impl ConnectionTrait, table: &TableName, sql: &str) -> Result<()> {
+    if sql.is_empty() {
+        return Ok(());
+    }
+    let result = connection.execute_unprepared(sql).await;
+    result.map(drop).map_err(|error| from_db("migrate", table, error))
+}
+
+/// The statement that creates the schema, empty where it is there: creating one needs a privilege that a service
+/// often lacks, even with IF NOT EXISTS.
+async fn missing_schema(db: &DatabaseConnection, dialect: Dialect, table: &TableName) -> Result<String> {
+    match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => {
+            let schema = crate::sql::schema(table);
+            let sql = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
+            let rows = query(db, table, sql, Values(vec![schema.into()])).await?;
+            Ok(if rows.is_empty() {
+                format!("CREATE SCHEMA IF NOT EXISTS \"{schema}\"")
+            } else {
+                String::new()
+            })
+        }
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => {
+            let _ = (db, table);
+            Ok(String::new())
+        }
+    }
+}
+
+/// One read of the catalog.
+async fn find(
+    connection: &impl ConnectionTrait,
+    dialect: Dialect,
+    kind: Kind,
+    table: &TableName,
+) -> Result<Found> {
+    let rows = match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => {
+            let sql = "SELECT obj_description(c.oid, 'pg_class') FROM pg_class AS c JOIN pg_namespace AS n \
+                       ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2";
+            let values = Values(vec![crate::sql::schema(table).into(), table.table().into()]);
+            query(connection, table, sql, values).await?
+        }
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => {
+            let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+            query(connection, table, sql, Values(vec![bare(dialect, table).into()])).await?
+        }
+    };
+    let text = rows.first().map(|row| column::<Option<String>>(row, 0)).transpose()?.flatten();
+    Ok(Found { exists: !rows.is_empty(), version: text.and_then(|text| version(kind, &text)) })
+}
+
+/// The number behind `outbox schema version`.
+fn version(kind: Kind, text: &str) -> Option<i64> {
+    let (_, rest) = text.split_once(&format!("{} schema version ", kind.template()))?;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+async fn query(
+    connection: &impl ConnectionTrait,
+    table: &TableName,
+    sql: &str,
+    values: Values,
+) -> Result<Vec<sea_orm::QueryResult>> {
+    let statement = Statement {
+        sql: sql.to_owned(),
+        values: Some(values),
+        db_backend: connection.get_database_backend(),
+    };
+    connection.query_all_raw(statement).await.map_err(|error| from_db("read the catalog", table, error))
+}
+
+pub(crate) async fn check(
+    db: &DatabaseConnection,
+    dialect: Dialect,
+    kind: Kind,
+    table: &TableName,
+) -> Result<()> {
+    let found = find(db, dialect, kind, table).await?;
+    if !found.exists {
+        return Err(schema_error(table, "the table is not there: apply schema.sql or call migrate()"));
+    }
+    match found.version {
+        Some(version) if version > VERSION => return Err(newer(table, version)),
+        Some(version) if version < VERSION => {
+            let text = format!(
+                "schema version {version} < {VERSION} required: apply the newer schema.sql or call migrate()"
+            );
+            return Err(schema_error(table, text));
+        }
+        _ => {}
+    }
+    check_parts(db, dialect, kind, table).await
+}
+
+/// Whether every column and every index is there, and every index is valid.
+async fn check_parts(
+    connection: &impl ConnectionTrait,
+    dialect: Dialect,
+    kind: Kind,
+    table: &TableName,
+) -> Result<()> {
+    let (columns, indexes) = match kind {
+        Kind::Outbox => (OUTBOX_COLUMNS, OUTBOX_INDEXES),
+        Kind::Inbox => (INBOX_COLUMNS, INBOX_INDEXES),
+    };
+    let found = names(connection, dialect, table, Part::Column).await?;
+    if let Some(column) = columns.iter().find(|column| !found.iter().any(|name| name == *column)) {
+        return Err(schema_error(
+            table,
+            format!("column {column} is missing: this is no {} table", kind.template()),
+        ));
+    }
+    let found = names(connection, dialect, table, Part::Index).await?;
+    let expected = indexes.iter().map(|index| format!("{}_{index}", bare(dialect, table)));
+    match expected.into_iter().find(|index| !found.contains(index)) {
+        Some(index) => {
+            Err(schema_error(table, format!("index {index} is missing or invalid: apply schema.sql")))
+        }
+        None => Ok(()),
+    }
+}
+
+enum Part {
+    Column,
+    Index,
+}
+
+async fn names(
+    connection: &impl ConnectionTrait,
+    dialect: Dialect,
+    table: &TableName,
+    part: Part,
+) -> Result<Vec<String>> {
+    let (sql, values) = match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => {
+            let values = vec![crate::sql::schema(table).into(), table.table().into()];
+            let sql = match part {
+                Part::Column => {
+                    "SELECT a.attname::text FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS n \
+                     ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped"
+                }
+                Part::Index => {
+                    "SELECT i.relname::text FROM pg_index AS x JOIN pg_class AS i ON i.oid = x.indexrelid JOIN pg_class AS c \
+                     ON c.oid = x.indrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+                     WHERE n.nspname = $1 AND c.relname = $2 AND x.indisvalid"
+                }
+            };
+            (sql, values)
+        }
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => {
+            let sql = match part {
+                Part::Column => "SELECT name FROM pragma_table_info(?1)",
+                Part::Index => "SELECT name FROM pragma_index_list(?1)",
+            };
+            (sql, vec![bare(dialect, table).into()])
+        }
+    };
+    let rows = query(connection, table, sql, Values(values)).await?;
+    rows.iter().map(|row| column(row, 0)).collect()
+}
+
+fn newer(table: &TableName, version: i64) -> Error {
+    schema_error(table, format!("schema version {version} > {VERSION}: upgrade outbox-sea-orm"))
+}
+
+fn schema_error(table: &TableName, detail: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Schema, "check").with_table(table).with_detail(detail)
+}

@@ -1,0 +1,170 @@
+use std::collections::HashSet;
+use std::time::Duration;
+
+use outbox_core::{ClaimRequest, Lease, Outcome, Result, Settled, Settlement, error_text};
+use sea_orm::Value;
+use sea_orm::sea_query::Values;
+
+use crate::dialect::Dialect;
+use crate::repository::OutboxTable;
+use crate::row::duration;
+
+/// The most leases in one statement; SQLite takes 32,766 parameters.
+const MAX_LEASES: usize = 4_000;
+
+/// One settlement on its way into a statement.
+struct Item {
+    lease: Lease,
+    outcome: i16,
+    delay: i64,
+    error: String,
+}
+
+impl Item {
+    const DONE: i16 = 0;
+
+    fn new(dialect: Dialect, Settlement { lease, outcome }: Settlement) -> Self {
+        let (outcome, delay, error) = match outcome {
+            Outcome::Done => (Self::DONE, 0, String::new()),
+            Outcome::Retry { after, error } => (1, duration(dialect, after), error_text(&error)),
+            Outcome::Dead { error } => (2, 0, error_text(&error)),
+            Outcome::Release => (3, 0, String::new()),
+        };
+        Self { lease, outcome, delay, error }
+    }
+}
+
+pub(crate) async fn settle(table: &OutboxTable, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
+    let counts = Settlement::validate(&settlements)?;
+    let leases: Vec<Lease> = settlements.iter().map(|settlement| settlement.lease).collect();
+    let dialect = table.table()?.dialect;
+    let counted = settlements.into_iter().zip(&counts).filter(|(_, counts)| **counts);
+    let mut items: Vec<Item> = counted.map(|(settlement, _)| Item::new(dialect, settlement)).collect();
+    // one order of locking everywhere
+    items.sort_unstable_by_key(|item| item.lease.locator);
+    let mut lost = HashSet::new();
+    for chunk in items.chunks(MAX_LEASES) {
+        lost.extend(settle_chunk(table, dialect, chunk).await?);
+    }
+    Ok(leases.iter().zip(counts).map(|(lease, counts)| settled(counts && !lost.contains(lease))).collect())
+}
+
+fn settled(applied: bool) -> Settled {
+    if applied { Settled::Applied } else { Settled::LeaseLost }
+}
+
+/// Settles and returns the lost leases.
+async fn settle_chunk(table: &OutboxTable, dialect: Dialect, items: &[Item]) -> Result<Vec<Lease>> {
+    match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => settle_postgres(table, items).await,
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => settle_sqlite(table, items).await,
+    }
+}
+
+/// One statement. It returns the positions, from 1, of the lost leases.
+#[cfg(feature = "postgres")]
+async fn settle_postgres(table: &OutboxTable, items: &[Item]) -> Result<Vec<Lease>> {
+    let sql = &table.table()?.sql;
+    let leases: Vec<Lease> = items.iter().map(|item| item.lease).collect();
+    let mut values = lease_arrays(&leases);
+    let is_done = items.iter().all(|item| item.outcome == Item::DONE);
+    if !is_done {
+        values.push(items.iter().map(|item| item.outcome).collect::<Vec<_>>().into());
+        values.push(items.iter().map(|item| item.delay).collect::<Vec<_>>().into());
+        values.push(items.iter().map(|item| item.error.clone()).collect::<Vec<_>>().into());
+    }
+    let text = if is_done { &sql.settle_done } else { &sql.settle };
+    at_positions(&leases, &table.query("settle", table.hot()?, text, Values(values)).await?)
+}
+
+#[cfg(feature = "postgres")]
+fn at_positions(leases: &[Lease], rows: &[sea_orm::QueryResult]) -> Result<Vec<Lease>> {
+    let position = |row| crate::row::column::<i64>(row, 0);
+    rows.iter().map(|row| Ok(leases[usize::try_from(position(row)? - 1).unwrap_or_default()])).collect()
+}
+
+#[cfg(feature = "postgres")]
+fn lease_arrays(leases: &[Lease]) -> Vec<Value> {
+    let (locators, tokens): (Vec<i64>, Vec<uuid::Uuid>) =
+        leases.iter().map(|lease| (lease.locator, lease.token)).unzip();
+    vec![locators.into(), tokens.into()]
+}
+
+/// A statement for those that are done and one for the others.
+#[cfg(feature = "sqlite")]
+async fn settle_sqlite(table: &OutboxTable, items: &[Item]) -> Result<Vec<Lease>> {
+    let sql = &table.table()?.sql;
+    let (done, kept): (Vec<&Item>, Vec<&Item>) = items.iter().partition(|item| item.outcome == Item::DONE);
+    let done_leases: Vec<Lease> = done.iter().map(|item| item.lease).collect();
+    let done_values = done_leases.iter().flat_map(lease_values).collect();
+    let mut lost = change(table, "settle", &sql.settle_done, &done_leases, done_values).await?;
+    let kept_leases: Vec<Lease> = kept.iter().map(|item| item.lease).collect();
+    let kept_values = kept.iter().flat_map(|item| {
+        let rest: [Value; 3] = [item.outcome.into(), item.delay.into(), item.error.clone().into()];
+        lease_values(&item.lease).into_iter().chain(rest)
+    });
+    lost.extend(change(table, "settle", &sql.settle, &kept_leases, kept_values.collect()).await?);
+    Ok(lost)
+}
+
+#[cfg(feature = "sqlite")]
+fn lease_values(lease: &Lease) -> [Value; 2] {
+    [lease.locator.into(), lease.token.into()]
+}
+
+/// Runs a statement that returns the ids that it changed, and returns the other leases.
+#[cfg(feature = "sqlite")]
+async fn change(
+    table: &OutboxTable,
+    operation: &'static str,
+    sql: &str,
+    leases: &[Lease],
+    values: Vec<Value>,
+) -> Result<Vec<Lease>> {
+    if leases.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = crate::sql::repeat_values(sql, leases.len());
+    let rows = table.query(operation, table.hot()?, &sql, Values(values)).await?;
+    let changed: HashSet<uuid::Uuid> = crate::row::ids(&rows)?.into_iter().collect();
+    Ok(leases.iter().filter(|lease| !changed.contains(&lease.id)).copied().collect())
+}
+
+pub(crate) async fn extend(table: &OutboxTable, leases: Vec<Lease>, by: Duration) -> Result<Vec<Settled>> {
+    // the bounds of a lease are those of a claim
+    ClaimRequest::new(1, by).validate()?;
+    let dialect = table.table()?.dialect;
+    let mut items = leases.clone();
+    items.sort_unstable_by_key(|lease| (lease.locator, lease.token));
+    items.dedup();
+    let mut lost = HashSet::new();
+    for chunk in items.chunks(MAX_LEASES) {
+        lost.extend(extend_chunk(table, dialect, chunk, duration(dialect, by)).await?);
+    }
+    Ok(leases.iter().map(|lease| settled(!lost.contains(lease))).collect())
+}
+
+async fn extend_chunk(
+    table: &OutboxTable,
+    dialect: Dialect,
+    leases: &[Lease],
+    by: i64,
+) -> Result<Vec<Lease>> {
+    let sql = &table.table()?.sql.extend;
+    match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => {
+            let mut values = lease_arrays(leases);
+            values.push(by.into());
+            at_positions(leases, &table.query("extend", table.hot()?, sql, Values(values)).await?)
+        }
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => {
+            let mut values: Vec<Value> = leases.iter().flat_map(lease_values).collect();
+            values.push(by.into());
+            change(table, "extend", sql, leases, values).await
+        }
+    }
+}

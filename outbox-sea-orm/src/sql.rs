@@ -1,0 +1,187 @@
+//! The only place that builds SQL text. A file of `sql/` names its table as a quoted identifier, `"outbox"` or
+//! `"inbox"`; here it becomes the validated name of the real one. Every value is bound.
+
+use outbox_core::TableName;
+
+use crate::dialect::Dialect;
+
+macro_rules! statements {
+    ($(#[$doc:meta])* $set:ident of $template:literal in $dialects:tt { $($name:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(crate) struct $set { $(pub(crate) $name: String,)* }
+
+        impl $set {
+            #[cfg(test)]
+            pub(crate) const NAMES: &[&str] = &[$(stringify!($name),)*];
+
+            pub(crate) fn new(dialect: Dialect, table: &TableName) -> Self {
+                Self { $($name: render(dialect, table, $template, statements!(@text $dialects dialect $name)),)* }
+            }
+        }
+    };
+    (@text (postgres) $dialect:ident $name:ident) => {
+        match $dialect {
+            Dialect::Postgres => include_str!(concat!("sql/postgres/", stringify!($name), ".sql")),
+            #[cfg(feature = "sqlite")]
+            Dialect::Sqlite => "",
+        }
+    };
+    (@text (postgres, sqlite) $dialect:ident $name:ident) => {
+        match $dialect {
+            #[cfg(feature = "postgres")]
+            Dialect::Postgres => include_str!(concat!("sql/postgres/", stringify!($name), ".sql")),
+            #[cfg(feature = "sqlite")]
+            Dialect::Sqlite => include_str!(concat!("sql/sqlite/", stringify!($name), ".sql")),
+        }
+    };
+}
+
+statements! {
+    /// The statements of an outbox table.
+    OutboxSql of "outbox" in (postgres, sqlite) {
+        bury, claim, dead_letters, discard, enqueue, extend, look, ping, promote, recover, redrive, settle, settle_done,
+        stats,
+    }
+}
+
+#[cfg(feature = "postgres")]
+statements! {
+    /// The statements that only PostgreSQL needs: the walk over leases, and the wake-up.
+    PostgresSql of "outbox" in (postgres) { guard, is_guarded, leases, leave_guard, stand_guard, writers }
+}
+
+statements! {
+    /// The statements of an inbox table.
+    InboxSql of "inbox" in (postgres, sqlite) { find_processed, is_processed, mark_processed, purge, store_result }
+}
+
+/// Which of the two tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Outbox,
+    Inbox,
+}
+
+impl Kind {
+    pub(crate) fn template(self) -> &'static str {
+        match self {
+            Self::Outbox => "outbox",
+            Self::Inbox => "inbox",
+        }
+    }
+
+    /// The DDL as it stands in its file, comments included.
+    pub(crate) fn create(self, dialect: Dialect) -> &'static str {
+        match (self, dialect) {
+            #[cfg(feature = "postgres")]
+            (Self::Outbox, Dialect::Postgres) => include_str!("sql/postgres/create_outbox.sql"),
+            #[cfg(feature = "postgres")]
+            (Self::Inbox, Dialect::Postgres) => include_str!("sql/postgres/create_inbox.sql"),
+            #[cfg(feature = "sqlite")]
+            (Self::Outbox, Dialect::Sqlite) => include_str!("sql/sqlite/create_outbox.sql"),
+            #[cfg(feature = "sqlite")]
+            (Self::Inbox, Dialect::Sqlite) => include_str!("sql/sqlite/create_inbox.sql"),
+        }
+    }
+}
+
+/// The DDL for `table`.
+pub(crate) fn create(kind: Kind, dialect: Dialect, table: &TableName) -> String {
+    name(dialect, table, kind.template(), kind.create(dialect))
+}
+
+/// The table as a quoted identifier.
+pub(crate) fn quoted(dialect: Dialect, table: &TableName) -> String {
+    match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => format!("\"{}\".\"{}\"", schema(table), table.table()),
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => format!("\"{}\"", bare(dialect, table)),
+    }
+}
+
+/// The schema on PostgreSQL: `public` where none is named, whatever the search path says.
+#[cfg(feature = "postgres")]
+pub(crate) fn schema(table: &TableName) -> &str {
+    table.schema().unwrap_or("public")
+}
+
+/// The table's name within its schema; SQLite has no schemas, there `orders.outbox` is `orders_outbox`.
+pub(crate) fn bare(dialect: Dialect, table: &TableName) -> String {
+    match (dialect, table.schema()) {
+        #[cfg(feature = "sqlite")]
+        (Dialect::Sqlite, Some(schema)) => format!("{schema}_{}", table.table()),
+        _ => table.table().to_owned(),
+    }
+}
+
+/// A statement without comments, with the table's name in place.
+fn render(dialect: Dialect, table: &TableName, template: &str, text: &str) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+    name(dialect, table, template, &lines.join("\n"))
+}
+
+/// Replaces `"outbox"` by the quoted name of the table and `"outbox_…"` by that of one of its parts.
+fn name(dialect: Dialect, table: &TableName, template: &str, text: &str) -> String {
+    let quoted = quoted(dialect, table);
+    let bare = bare(dialect, table);
+    // a function lives in a schema of its own naming, unlike an index, a constraint or a trigger
+    let function = quoted.strip_suffix('"').unwrap_or(&quoted);
+    text.replace(&format!("FUNCTION \"{template}_"), &format!("FUNCTION {function}_"))
+        .replace(&format!("\"{template}_"), &format!("\"{bare}_"))
+        .replace(&format!("\"{template}\""), &quoted)
+}
+
+/// Repeats the row of placeholders in `(VALUES (?, …))` once for each of `n` rows.
+#[cfg(feature = "sqlite")]
+pub(crate) fn repeat_values(sql: &str, n: usize) -> String {
+    let Some((head, rest)) = sql.split_once("(VALUES (") else { return sql.to_owned() };
+    let Some((row, tail)) = rest.split_once(')') else { return sql.to_owned() };
+    let rows = vec![format!("({row})"); n].join(", ");
+    format!("{head}(VALUES {rows}{tail}")
+}
+
+#[cfg(all(test, feature = "postgres", feature = "sqlite"))]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn files(folder: &str) -> BTreeSet<String> {
+        let folder = format!("{}/src/sql/{folder}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_dir(folder)
+            .expect("folder")
+            .map(|file| file.expect("file").file_name().into_string().expect("name").replace(".sql", ""))
+            .collect()
+    }
+
+    #[test]
+    fn every_file_is_a_statement_and_every_statement_a_file() {
+        let common = [OutboxSql::NAMES, InboxSql::NAMES, &["create_inbox", "create_outbox"]].concat();
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(files("sqlite"), set(&common));
+        assert_eq!(files("postgres"), set(&[&common[..], PostgresSql::NAMES].concat()));
+    }
+
+    #[test]
+    fn the_name_is_replaced_everywhere() {
+        let table = TableName::parse("orders.box").expect("name");
+        let sql = OutboxSql::new(Dialect::Postgres, &table);
+        assert!(sql.claim.starts_with("UPDATE \"orders\".\"box\" AS m"), "{}", sql.claim);
+        let ddl = create(Kind::Outbox, Dialect::Postgres, &table);
+        assert!(ddl.contains("CREATE INDEX \"box_ready\" ON \"orders\".\"box\""));
+        assert!(ddl.contains("EXECUTE FUNCTION \"orders\".\"box_notify\"()"));
+        assert!(ddl.contains("CREATE TRIGGER \"box_notify\" AFTER INSERT ON \"orders\".\"box\""));
+        assert!(!ddl.contains("\"outbox"));
+        assert!(create(Kind::Outbox, Dialect::Sqlite, &table).contains("CREATE TABLE \"orders_box\""));
+    }
+
+    #[test]
+    fn rows_of_placeholders_are_repeated() {
+        assert_eq!(
+            repeat_values("WITH i AS (VALUES (?, ?)) SELECT ?", 2),
+            "WITH i AS (VALUES (?, ?), (?, ?)) SELECT ?"
+        );
+    }
+}

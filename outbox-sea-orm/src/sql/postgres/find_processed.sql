@@ -1,0 +1,2 @@
+-- $1 group, $2 message.
+SELECT fingerprint, metadata::text, result::text, processed_at FROM "inbox" WHERE group_name = $1 AND message_id = $2

@@ -1,0 +1,8 @@
+-- One parameter an id. Dead letters become ready again, as new arrivals in the order of the ids.
+WITH i (id) AS (VALUES (?)),
+     d AS (SELECT id, row_number() OVER () AS place FROM i)
+UPDATE "outbox"
+   SET state = 0, seq = (SELECT max(seq) FROM "outbox") + d.place, attempts = 0, dead_at = NULL, lease = NULL, leased_until = NULL
+  FROM d
+ WHERE "outbox".id = d.id AND "outbox".state = 2
+RETURNING id

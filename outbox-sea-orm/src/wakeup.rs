@@ -1,0 +1,269 @@
+//! Hints: only PostgreSQL has them.
+
+#[cfg(not(feature = "postgres"))]
+impl outbox_core::Wakeup for crate::OutboxTable {
+    type Listener = outbox_core::NoListener;
+
+    async fn listen(&self) -> outbox_core::Result<Option<Self::Listener>> {
+        Ok(None)
+    }
+}
+
+#[cfg(feature = "postgres")]
+pub use postgres::TableListener;
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use std::collections::HashSet;
+    use std::fmt;
+    use std::time::Duration;
+
+    use outbox_core::{Error, ErrorKind, Listener, Readiness, Result, Wakeup};
+    use sea_orm::sea_query::Values;
+    use sea_orm::sqlx::postgres::{PgArguments, PgListener, PgPoolOptions, PgRow};
+    use sea_orm::sqlx::query::Query;
+    use sea_orm::sqlx::{self, AssertSqlSafe, ConnectOptions, Postgres, Row};
+    use sea_orm::{DatabaseConnectionType, DbErr, RuntimeErr, SqlxError};
+    use uuid::Uuid;
+
+    use crate::error::from_db;
+    use crate::repository::OutboxTable;
+    use crate::sql::{PostgresSql, schema};
+
+    const FIRST_LOOK: Duration = Duration::from_millis(1);
+    const LAST_LOOK: Duration = Duration::from_millis(50);
+    const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+    /// The listener of an [`OutboxTable`] on PostgreSQL. It owns one direct connection, on which it listens and
+    /// holds the guard that tells the trigger to notify.
+    #[derive(Debug)]
+    pub struct TableListener(Box<Sleeper>);
+
+    impl Wakeup for OutboxTable {
+        type Listener = TableListener;
+
+        async fn listen(&self) -> Result<Option<TableListener>> {
+            let is_postgres = matches!(&self.db.inner, DatabaseConnectionType::SqlxPostgresPoolConnection(_));
+            if !is_postgres || self.has_shared_pool() {
+                return Ok(None);
+            }
+            Ok(Some(TableListener(Box::new(Sleeper::connect(self.clone()).await?))))
+        }
+    }
+
+    impl Listener for TableListener {
+        async fn prepare(&mut self) -> Result<Readiness> {
+            self.0.prepare().await
+        }
+
+        async fn hint(&mut self) -> Result<()> {
+            self.0.hint().await
+        }
+
+        async fn stand_down(&mut self) -> Result<()> {
+            self.0.stand_down().await
+        }
+
+        async fn probe(&mut self) -> Result<bool> {
+            self.0.probe().await
+        }
+    }
+
+    /// How far this sleeper is on its way to sleep.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Post {
+        /// Nobody needs to notify for this one.
+        None,
+        /// It holds the guard itself.
+        Leader,
+        /// Another sleeper holds it.
+        Follower,
+    }
+
+    /// A connection that listens and stands guard.
+    ///
+    /// While the guard is held, every insert notifies. A transaction that inserted before notified nobody, but
+    /// it holds its lock on the table until its commit is visible: once all that held it when the guard had
+    /// been taken are gone, one more claim sees whatever they left, and then it is safe to sleep.
+    struct Sleeper {
+        listener: PgListener,
+        table: OutboxTable,
+        guard: i64,
+        channel: String,
+        post: Post,
+        /// Who held the lock on the table since the guard was taken; `None` before it was asked.
+        writers: Option<HashSet<String>>,
+        look_after: Duration,
+        /// A hint arrived that has not been handed out.
+        pending: bool,
+        /// A hint was handed out since the guard was taken, so the other sleepers had it too.
+        hinted: bool,
+    }
+
+    impl fmt::Debug for Sleeper {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Sleeper")
+                .field("table", &self.table)
+                .field("post", &self.post)
+                .finish_non_exhaustive()
+        }
+    }
+
+    type Pg<'a> = Query<'a, Postgres, PgArguments>;
+
+    impl Sleeper {
+        async fn connect(table: OutboxTable) -> Result<Self> {
+            let options = (*table.db.get_postgres_connection_pool().connect_options()).clone();
+            let failed = |error| from_sqlx(&table, error);
+            let pool = PgPoolOptions::new()
+                .max_connections(1)
+                .acquire_timeout(Duration::from_secs(5))
+                // the session's locks must not outlive the sleeper
+                .after_release(|_, _| Box::pin(async { Ok(false) }))
+                .connect_with(options.disable_statement_logging())
+                .await
+                .map_err(failed)?;
+            let mut listener = PgListener::connect_with(&pool).await.map_err(failed)?;
+            listener.eager_reconnect(false);
+            let sql = &table.table()?.postgres.sql.guard;
+            let query =
+                sqlx::query(AssertSqlSafe(sql.as_str())).bind(schema(&table.name)).bind(table.name.table());
+            let row: PgRow = query.fetch_one(&mut listener).await.map_err(failed)?;
+            let (guard, channel): (i64, String) =
+                (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+            listener.listen(&channel).await.map_err(failed)?;
+            Ok(Self {
+                listener,
+                table,
+                guard,
+                channel,
+                post: Post::None,
+                writers: None,
+                look_after: FIRST_LOOK,
+                pending: false,
+                hinted: false,
+            })
+        }
+
+        async fn prepare(&mut self) -> Result<Readiness> {
+            if self.post != Post::Leader && !self.take_post().await? {
+                return Ok(self.look());
+            }
+            if self.writers.as_ref().is_some_and(HashSet::is_empty) {
+                return Ok(Readiness::Sleep);
+            }
+            let now = self.read_writers().await?;
+            let left = self.writers.take().map_or(now.clone(), |before| &before & &now);
+            let is_clear = left.is_empty();
+            self.writers = Some(left);
+            Ok(if is_clear { Readiness::Sleep } else { self.look() })
+        }
+
+        /// Stands guard, or finds somebody who does.
+        async fn take_post(&mut self) -> Result<bool> {
+            let was = self.post;
+            if self.try_lead().await? {
+                self.post = Post::Leader;
+            } else if was == Post::Follower || self.is_guarded().await? {
+                self.post = Post::Follower;
+            } else {
+                return Ok(false);
+            }
+            if self.post != was {
+                self.writers = None;
+                self.hinted = false;
+                self.look_after = FIRST_LOOK;
+            }
+            Ok(true)
+        }
+
+        fn look(&mut self) -> Readiness {
+            let after = self.look_after;
+            self.look_after = (after * 2).min(LAST_LOOK);
+            Readiness::Look { after }
+        }
+
+        async fn hint(&mut self) -> Result<()> {
+            while !self.pending {
+                self.receive().await?;
+            }
+            while let Some(notification) = self.listener.next_buffered() {
+                drop(notification);
+            }
+            self.pending = false;
+            self.hinted = true;
+            Ok(())
+        }
+
+        /// Waits for one notification and returns its payload: empty for a hint.
+        async fn receive(&mut self) -> Result<String> {
+            let received = self.listener.try_recv().await.map_err(|error| from_sqlx(&self.table, error))?;
+            let lost = || Error::new(ErrorKind::Unavailable, "listen").with_table(&self.table.name);
+            let payload = received.ok_or_else(lost)?.payload().to_owned();
+            self.pending |= payload.is_empty();
+            Ok(payload)
+        }
+
+        async fn stand_down(&mut self) -> Result<()> {
+            let was = std::mem::replace(&mut self.post, Post::None);
+            self.writers = None;
+            if was != Post::Leader {
+                return Ok(());
+            }
+            // the other sleepers rely on this guard: unless a notification has woken them too, tell them
+            let tell = !self.hinted;
+            let sql = statement(&self.sql()?.leave_guard);
+            self.run(sql.bind(self.guard).bind(self.channel.clone()).bind(tell)).await?;
+            Ok(())
+        }
+
+        async fn probe(&mut self) -> Result<bool> {
+            let nonce = Uuid::new_v4().to_string();
+            let values = Values(vec![self.channel.clone().into(), nonce.clone().into()]);
+            self.table.execute("probe", self.table.hot()?, "SELECT pg_notify($1, $2)", values).await?;
+            let arrived = async {
+                while self.receive().await? != nonce {}
+                Ok(())
+            };
+            match tokio::time::timeout(PROBE_TIMEOUT, arrived).await {
+                Ok(result) => result.map(|()| true),
+                Err(_) => Ok(false),
+            }
+        }
+
+        async fn try_lead(&mut self) -> Result<bool> {
+            let sql = statement(&self.sql()?.stand_guard);
+            let row = self.run(sql.bind(self.guard)).await?;
+            row.try_get(0).map_err(|error| from_sqlx(&self.table, error))
+        }
+
+        async fn is_guarded(&mut self) -> Result<bool> {
+            let sql = statement(&self.sql()?.is_guarded);
+            let row = self.run(sql.bind(self.guard)).await?;
+            row.try_get(0).map_err(|error| from_sqlx(&self.table, error))
+        }
+
+        async fn read_writers(&mut self) -> Result<HashSet<String>> {
+            let sql = statement(&self.sql()?.writers);
+            let row = self.run(sql).await?;
+            let writers: Vec<String> = row.try_get(0).map_err(|error| from_sqlx(&self.table, error))?;
+            Ok(writers.into_iter().collect())
+        }
+
+        fn sql(&self) -> Result<&PostgresSql> {
+            Ok(&self.table.table()?.postgres.sql)
+        }
+
+        async fn run(&mut self, query: Pg<'static>) -> Result<PgRow> {
+            query.fetch_one(&mut self.listener).await.map_err(|error| from_sqlx(&self.table, error))
+        }
+    }
+
+    fn statement(sql: &str) -> Pg<'static> {
+        sqlx::query(AssertSqlSafe(sql.to_owned()))
+    }
+
+    fn from_sqlx(table: &OutboxTable, error: SqlxError) -> Error {
+        from_db("listen", &table.name, DbErr::Query(RuntimeErr::SqlxError(error.into())))
+    }
+}

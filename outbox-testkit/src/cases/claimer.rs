@@ -1,0 +1,206 @@
+//! A claim loop that continues where it left off finds everything.
+
+use std::time::Duration;
+
+use outbox_core::{ClaimRequest, Claimer, Draft, MessageId, Outcome, Repository, Settled, Transactions};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::lacks;
+use super::steps::{
+    HOUR, Steps, cancelled_at, draft, drafts, ids, insist, on, request, retry, soon, sorted,
+};
+use crate::Harness;
+use crate::random::Random;
+
+/// A loop finds what is enqueued while it runs.
+pub async fn everything_is_delivered(h: &impl Harness) {
+    let claimer = Claimer::new();
+    for round in 1..=10 {
+        let enqueued = h.enqueue(drafts(round * 5)).await;
+        let delivered = h.deliver_with(&claimer, request(12), enqueued.len()).await;
+        assert_eq!(delivered, sorted(enqueued));
+    }
+}
+
+/// A message whose transaction commits after later ones were delivered is delivered.
+pub async fn late_commit_is_delivered<H: Harness>(h: &H) {
+    if !h.capabilities().concurrent_writers {
+        return lacks::<H>("claimer::late_commit_is_delivered", "concurrent_writers");
+    }
+    let claimer = Claimer::new();
+    for _ in 0..5 {
+        let cx = h.begin().await;
+        let late = h.enqueue_in(&cx, drafts(2)).await;
+        let early = h.enqueue(drafts(20)).await;
+        assert_eq!(h.deliver_with(&claimer, request(7), 20).await, sorted(early));
+        h.commit(cx).await;
+        assert_eq!(h.deliver_with(&claimer, request(7), 2).await, sorted(late));
+    }
+}
+
+/// Many transactions that commit out of order, or roll back, while loops run: what has committed is
+/// delivered, once.
+pub async fn commits_in_any_order_are_delivered<H: Harness>(h: &H) {
+    if !h.capabilities().concurrent_writers {
+        return lacks::<H>("claimer::commits_in_any_order_are_delivered", "concurrent_writers");
+    }
+    let mut random = Random::announced("commits_in_any_order_are_delivered");
+    let mut producers = JoinSet::new();
+    for _ in 0..6 {
+        producers.spawn(produce(h.repository().clone(), random.fork()));
+    }
+    let (claimer, mut delivered, mut committed) = (Claimer::new(), Vec::new(), Vec::new());
+    let all = async {
+        while !producers.is_empty() || delivered.len() < committed.len() {
+            while let Some(ids) = producers.try_join_next() {
+                committed.extend(ids.expect("a producer"));
+            }
+            let claim = h.claim_with(request(10).with_claimer(claimer.clone())).await;
+            h.finish_all(&claim.messages).await;
+            delivered.extend(ids(&claim.messages));
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the delivery of all", all).await;
+    assert_eq!(sorted(delivered), sorted(committed));
+    h.assert_nothing_to_claim().await;
+}
+
+/// Ten transactions that stay open for a while, a fifth of which roll back; what has committed.
+async fn produce<R: Repository + Transactions>(repository: R, mut random: Random) -> Vec<MessageId> {
+    let mut committed = Vec::new();
+    for _ in 0..10 {
+        let cx = repository.begin().await.expect("begin");
+        let ids = repository.enqueue(&cx, drafts(1 + random.below(3))).await.expect("enqueue");
+        sleep(random.up_to(Duration::from_millis(30))).await;
+        if random.below(5) == 0 {
+            repository.rollback(cx).await.expect("rollback");
+        } else {
+            repository.commit(cx).await.expect("commit");
+            committed.extend(ids);
+        }
+    }
+    committed
+}
+
+/// A transaction that rolls back leaves a gap, and no loop stops at it.
+pub async fn rolled_back_transaction_hides_nothing(h: &impl Harness) {
+    let claimer = Claimer::new();
+    for _ in 0..5 {
+        let cx = h.begin().await;
+        h.enqueue_in(&cx, drafts(3)).await;
+        h.roll_back(cx).await;
+        let enqueued = h.enqueue(drafts(3)).await;
+        assert_eq!(h.deliver_with(&claimer, request(10), 3).await, sorted(enqueued));
+    }
+}
+
+/// What a topic filter passed over, the same loop finds when it asks for that topic.
+pub async fn other_topics_are_found_later(h: &impl Harness) {
+    let claimer = Claimer::new();
+    let mixed = h.enqueue([on("a"), on("b"), on("a"), on("b")]).await;
+    let only = |topic| request(10).with_topics([topic]);
+    assert_eq!(h.deliver_with(&claimer, only("b"), 2).await, sorted(vec![mixed[1], mixed[3]]));
+    assert_eq!(h.deliver_with(&claimer, only("a"), 2).await, sorted(vec![mixed[0], mixed[2]]));
+    let late = h.enqueue([on("c"), on("b")]).await;
+    assert_eq!(h.deliver_with(&claimer, only("b"), 1).await, [late[1]]);
+    assert_eq!(h.deliver_with(&claimer, request(10), 1).await, [late[0]]);
+}
+
+/// What a byte limit passed over, the same loop finds.
+pub async fn large_messages_are_found_later(h: &impl Harness) {
+    let claimer = Claimer::new();
+    let sizes = (0..40).map(|number| if number % 3 == 0 { 900 } else { 10 });
+    let drafts: Vec<_> = sizes.map(|size| Draft::new("topic", vec![0; size])).collect();
+    let enqueued = h.enqueue(drafts).await;
+    let small = request(1_000).with_max_bytes(1_000);
+    assert_eq!(h.deliver_with(&claimer, small, enqueued.len()).await, sorted(enqueued));
+}
+
+/// Messages that become claimable again are found by a loop that had passed them.
+pub async fn renewed_messages_are_found(h: &impl Harness) {
+    let claimer = Claimer::new();
+    let endless = || request(100).with_max_attempts(1_000);
+    let enqueued = sorted(h.enqueue([draft(), draft(), draft(), draft().delay(2 * HOUR)]).await);
+    let claim = h.claim_with(endless().with_claimer(claimer.clone())).await;
+    assert_eq!(claim.messages.len(), 3);
+    let newer = h.enqueue(drafts(30)).await;
+    h.deliver_with(&claimer, endless(), newer.len()).await;
+    let outcomes = [Some(Outcome::Release), Some(retry(HOUR)), None];
+    for (claimed, outcome) in claim.messages.iter().zip(outcomes) {
+        if let Some(outcome) = outcome {
+            assert_eq!(h.settle(claimed.lease, outcome).await, Settled::Applied);
+        }
+    }
+    h.advance(3 * HOUR).await;
+    assert_eq!(h.deliver_with(&claimer, endless(), 4).await, enqueued);
+}
+
+/// A claim that is dropped half-way hides nothing from its loop: at the latest when the lease that it may
+/// have taken has expired, everything is found.
+pub async fn cancelled_claim_hides_nothing(h: &impl Harness) {
+    let claimer = Claimer::new();
+    for n in 1..=20 {
+        let enqueued = h.enqueue(drafts(5)).await;
+        let endless = request(3).with_max_attempts(1_000);
+        let cancelled = h.repository().claim(endless.clone().with_claimer(claimer.clone()));
+        let finished = cancelled_at(n, cancelled).await;
+        assert_eq!(deliver_expired(h, endless.with_claimer(claimer.clone()), 5).await, sorted(enqueued));
+        if finished.is_some() {
+            return;
+        }
+    }
+}
+
+/// Delivers `n` messages, and lets leases expire whenever nothing is found: a statement that was
+/// abandoned may take effect later.
+async fn deliver_expired(h: &impl Harness, request: ClaimRequest, n: usize) -> Vec<MessageId> {
+    let mut delivered = Vec::new();
+    for _ in 0..500 {
+        let claim = h.claim_with(request.clone()).await;
+        h.finish_all(&claim.messages).await;
+        delivered.extend(ids(&claim.messages));
+        if delivered.len() >= n {
+            break;
+        }
+        if claim.is_empty() {
+            sleep(Duration::from_millis(20)).await;
+            h.expire().await;
+        }
+    }
+    sorted(delivered)
+}
+
+/// Loops with a claimer each share the table.
+pub async fn two_loops_share_the_table(h: &impl Harness) {
+    let (one, other) = (Claimer::new(), Claimer::new());
+    let enqueued = h.enqueue(drafts(100)).await;
+    let mut delivered = Vec::new();
+    for claimer in [&one, &other].into_iter().cycle().take(10) {
+        delivered.extend(ids(&h.claim_with(request(5).with_claimer(claimer.clone())).await.messages));
+    }
+    assert_eq!(delivered.len(), 50, "what is enqueued is found at once");
+    for claimer in [one, other] {
+        let claim = h.claim_with(request(25).with_claimer(claimer)).await;
+        delivered.extend(ids(&claim.messages));
+    }
+    assert_eq!(sorted(delivered), sorted(enqueued));
+}
+
+/// Two claims at once with one claimer are correct.
+pub async fn shared_claimer_is_correct(h: &impl Harness) {
+    let enqueued = h.enqueue(drafts(60)).await;
+    let claimer = Claimer::new();
+    let mut claims = JoinSet::new();
+    for _ in 0..6 {
+        claims.spawn(claim(h.repository().clone(), request(10).with_claimer(claimer.clone())));
+    }
+    let mut claimed: Vec<_> = soon("the claims", claims.join_all()).await.concat();
+    claimed.extend(h.deliver_with(&claimer, request(10), enqueued.len() - claimed.len()).await);
+    assert_eq!(sorted(claimed), sorted(enqueued));
+}
+
+async fn claim<R: Repository>(repository: R, request: ClaimRequest) -> Vec<MessageId> {
+    ids(&insist(async || repository.claim(request.clone()).await).await.messages)
+}

@@ -1,0 +1,314 @@
+//! An operator sees what there is, and moves dead letters only.
+
+use outbox_core::{
+    DeadLetter, DeadLetterQuery, ErrorKind, MAX_ERROR_BYTES, MessageId, Moved, Operations, Outcome,
+    Repository, Settled, TopicStats,
+};
+use uuid::Uuid;
+
+use super::lacks;
+use super::steps::{
+    HOUR, Steps, assert_invalid, assert_near, dead, draft, drafts, ids, kind, on, request, retry, sorted,
+};
+use crate::{Corruption, Harness, OperationsHarness};
+
+const APPLIED: Moved = Moved::Applied;
+const NOT_DEAD: Moved = Moved::NotDead;
+
+async fn bury(h: &impl Harness, error: &str, n: usize) -> Vec<MessageId> {
+    h.enqueue(drafts(n)).await;
+    let claimed = h.claim(n).await;
+    let buried = h.settle_all(claimed.iter().map(|claimed| (claimed.lease, dead(error)))).await;
+    assert_eq!(buried, vec![Settled::Applied; n]);
+    ids(&claimed)
+}
+
+async fn letters(h: &impl OperationsHarness, query: DeadLetterQuery) -> Vec<DeadLetter> {
+    h.operations().dead_letters(query).await.expect("dead letters").letters
+}
+
+async fn only_letter(h: &impl OperationsHarness) -> DeadLetter {
+    let mut letters = letters(h, DeadLetterQuery::new(10)).await;
+    assert_eq!(letters.len(), 1);
+    letters.remove(0)
+}
+
+async fn total(h: &impl OperationsHarness) -> TopicStats {
+    h.operations().stats().await.expect("stats").total()
+}
+
+async fn redrive(h: &impl OperationsHarness, ids: &[MessageId]) -> Vec<Moved> {
+    h.operations().redrive(ids.to_vec()).await.expect("redrive")
+}
+
+async fn discard(h: &impl OperationsHarness, ids: &[MessageId]) -> Vec<Moved> {
+    h.operations().discard(ids.to_vec()).await.expect("discard")
+}
+
+/// A storage that is there answers and is complete.
+pub async fn ping_and_check_pass(h: &impl OperationsHarness) {
+    h.operations().ping().await.expect("ping");
+    h.operations().check().await.expect("check");
+}
+
+/// An empty table has no statistics.
+pub async fn empty_table_has_no_statistics(h: &impl OperationsHarness) {
+    let stats = h.operations().stats().await.expect("stats");
+    assert!(stats.topics.is_empty());
+    assert_eq!(stats.total(), TopicStats::default());
+}
+
+/// Every message is counted once, by what it waits for.
+pub async fn stats_count_every_message_once(h: &impl OperationsHarness) {
+    h.enqueue(drafts(8)).await;
+    let claimed = h.claim(5).await;
+    let outcomes = [Outcome::Done, retry(2 * HOUR), dead("no")];
+    let call = claimed.iter().map(|claimed| claimed.lease).zip(outcomes);
+    assert_eq!(h.settle_all(call).await, [Settled::Applied; 3]);
+    h.enqueue(draft().delay(2 * HOUR)).await;
+    let counts = |stats: TopicStats| (stats.n_pending, stats.n_due, stats.n_claimed, stats.n_dead);
+    assert_eq!(counts(total(h).await), (5, 3, 2, 1));
+    h.advance(HOUR).await;
+    assert_eq!(counts(total(h).await), (7, 5, 0, 1), "an expired lease is pending and due");
+    h.advance(HOUR).await;
+    assert_eq!(counts(total(h).await), (7, 7, 0, 1), "what is due is due before it is promoted");
+    assert_eq!(total(h).await.highest_attempt, 1);
+}
+
+/// The counts stand under their topics, also of topics that nobody serves.
+pub async fn stats_stand_under_their_topics(h: &impl OperationsHarness) {
+    h.enqueue([on("a"), on("b"), on("b"), on("A")]).await;
+    let stats = h.operations().stats().await.expect("stats");
+    let counts: Vec<_> = stats.topics.iter().map(|(topic, stats)| (topic.as_str(), stats.n_due)).collect();
+    assert_eq!(counts, [("A", 1), ("a", 1), ("b", 2)]);
+}
+
+/// The oldest due message says how far behind delivery is; what is not due yet does not count.
+pub async fn stats_say_how_long_the_oldest_waits(h: &impl OperationsHarness) {
+    h.enqueue(draft().delay(100 * HOUR)).await;
+    h.advance(5 * HOUR).await;
+    assert_eq!(total(h).await.oldest_due, None);
+    h.enqueue_one().await;
+    h.advance(2 * HOUR).await;
+    h.enqueue_one().await;
+    assert_near(total(h).await.oldest_due, 2 * HOUR);
+}
+
+/// A dead letter shows the message, the attempt in which it died, why, and since when.
+pub async fn dead_letter_shows_message_and_error(h: &impl OperationsHarness) {
+    let draft = on("topic").key("key").header("name", "wert");
+    h.enqueue(draft.clone()).await;
+    let claimed = h.claim_one().await;
+    assert_eq!(h.settle(claimed.lease, retry(HOUR)).await, Settled::Applied);
+    h.advance(HOUR).await;
+    let claimed = h.claim_one().await;
+    assert_eq!(h.settle(claimed.lease, dead("beyond help: 42 \"quoted\"")).await, Settled::Applied);
+    let letter = only_letter(h).await;
+    assert_eq!(letter.error, "beyond help: 42 \"quoted\"");
+    let message = letter.message;
+    assert_eq!((message.id, message.topic, message.key), (draft.id, draft.topic, draft.key));
+    assert_eq!((message.payload, message.headers, message.attempt), (draft.payload, draft.headers, 2));
+    let since_creation = (letter.dead_at - message.created_at).to_std().expect("dead after it was created");
+    assert_near(Some(since_creation), HOUR);
+}
+
+/// A stored error text has no NUL, at most 2 KiB, and is cut at a character.
+pub async fn error_text_is_cut_and_cleaned(h: &impl OperationsHarness) {
+    let long = format!("a{}", "é\0".repeat(5_000_000));
+    bury(h, &long, 1).await;
+    let error = only_letter(h).await.error;
+    assert!(error.starts_with("aéé") && !error.contains('\0'));
+    assert!((MAX_ERROR_BYTES - 3..=MAX_ERROR_BYTES).contains(&error.len()), "{} bytes", error.len());
+}
+
+/// A message lost in its last attempt says in which attempt its lease expired.
+pub async fn lost_message_says_in_which_attempt(h: &impl OperationsHarness) {
+    h.enqueue_one().await;
+    for _ in 0..3 {
+        h.claim_with(request(1).with_max_attempts(2)).await;
+        h.expire().await;
+    }
+    let letter = only_letter(h).await;
+    assert_eq!(letter.error, "lease expired in attempt 2");
+    assert_eq!(letter.message.attempt, 2, "no attempt beyond the limit");
+}
+
+/// A message that a lowered limit made dead says so.
+pub async fn lowered_limit_is_the_reason(h: &impl OperationsHarness) {
+    h.enqueue_one().await;
+    for _ in 0..2 {
+        let claimed = h.claim_one().await;
+        assert_eq!(h.settle(claimed.lease, retry(HOUR)).await, Settled::Applied);
+        h.advance(HOUR).await;
+    }
+    assert_eq!(h.claim_with(request(1).with_max_attempts(1)).await.n_dead, 1);
+    let letter = only_letter(h).await;
+    assert_eq!((letter.error.as_str(), letter.message.attempt), ("attempt limit 1 reached", 2));
+}
+
+/// A row that cannot be decoded is a dead letter with a reason, and listing it fails nobody.
+pub async fn undecodable_row_is_a_dead_letter<H: OperationsHarness>(h: &H) {
+    if !h.capabilities().corrupt_rows {
+        return lacks::<H>("operations::undecodable_row_is_a_dead_letter", "corrupt_rows");
+    }
+    let mut buried = bury(h, "whole", 1).await;
+    for corruption in Corruption::ALL {
+        let id = h.enqueue_one().await;
+        if h.corrupt(id, corruption).await {
+            buried.push(id);
+        }
+        h.drain().await;
+    }
+    let letters = letters(h, DeadLetterQuery::new(10)).await;
+    let listed = letters.iter().map(|letter| letter.message.id).collect();
+    assert_eq!(sorted(listed), sorted(buried.clone()));
+    assert!(letters.iter().all(|letter| !letter.error.is_empty()), "{letters:?}");
+    assert_eq!(discard(h, &buried).await, vec![APPLIED; buried.len()]);
+}
+
+/// Pages list every dead letter once, in order, whatever the size of a page.
+pub async fn dead_letters_page_through_everything(h: &impl OperationsHarness) {
+    let buried = bury(h, "no", 10).await;
+    for limit in [1, 3, 5, 10, 1_000] {
+        assert_eq!(page_through(h, DeadLetterQuery::new(limit)).await, buried, "pages of {limit}");
+    }
+}
+
+async fn page_through(h: &impl OperationsHarness, mut query: DeadLetterQuery) -> Vec<MessageId> {
+    let mut listed = Vec::new();
+    for _ in 0..100 {
+        let page = h.operations().dead_letters(query.clone()).await.expect("dead letters");
+        assert!(page.letters.len() <= query.limit);
+        listed.extend(page.letters.iter().map(|letter| letter.message.id));
+        match page.next {
+            Some(next) => query = query.with_after(next),
+            None => return listed,
+        }
+    }
+    panic!("the pages do not end");
+}
+
+/// Dead letters can be listed by topic; others are never listed.
+pub async fn dead_letters_are_filtered_by_topic(h: &impl OperationsHarness) {
+    let mixed = h.enqueue([on("a"), on("b"), on("a"), on("a")]).await;
+    for claimed in h.claim(3).await {
+        assert_eq!(h.settle(claimed.lease, dead("no")).await, Settled::Applied);
+    }
+    for limit in [1, 2, 10] {
+        let of_topic = |topic| DeadLetterQuery::new(limit).with_topic(topic);
+        assert_eq!(page_through(h, of_topic("a")).await, [mixed[0], mixed[2]]);
+        assert_eq!(page_through(h, of_topic("c")).await, []);
+    }
+}
+
+/// A page of none, or of more than 1,000, is refused.
+pub async fn page_size_out_of_bounds_is_refused(h: &impl OperationsHarness) {
+    for limit in [0, 1_001, usize::MAX] {
+        assert_invalid(h.operations().dead_letters(DeadLetterQuery::new(limit)).await, "limit");
+    }
+}
+
+/// A redriven message has all its attempts again.
+pub async fn redriven_message_has_all_attempts(h: &impl OperationsHarness) {
+    let id = h.enqueue_one().await;
+    for _ in 0..2 {
+        for attempt in 1..=2 {
+            let claim = h.claim_with(request(1).with_max_attempts(2)).await;
+            assert_eq!(claim.messages[0].message.attempt, attempt);
+            h.expire().await;
+        }
+        assert_eq!(h.claim_with(request(1).with_max_attempts(2)).await.n_dead, 1);
+        assert_eq!(redrive(h, &[id]).await, [APPLIED]);
+    }
+    let claim = h.claim_with(request(1)).await;
+    assert_eq!((ids(&claim.messages), claim.recovered), (vec![id], false));
+    assert_eq!(total(h).await.n_dead, 0);
+}
+
+/// A redriven message is a new arrival, behind what was enqueued meanwhile.
+pub async fn redriven_message_comes_as_a_new_arrival<H: OperationsHarness>(h: &H) {
+    let buried = bury(h, "no", 1).await[0];
+    let fresh = h.enqueue_one().await;
+    assert_eq!(redrive(h, &[buried]).await, [APPLIED]);
+    let claimed = ids(&h.claim(10).await);
+    if h.capabilities().exact_order {
+        assert_eq!(claimed, [fresh, buried]);
+    } else {
+        lacks::<H>("operations::redriven_message_comes_as_a_new_arrival", "exact_order");
+        assert_eq!(sorted(claimed), sorted(vec![fresh, buried]));
+    }
+}
+
+/// The fence goes on rising over a redrive, and a lease from before it is lost.
+pub async fn redrive_keeps_the_fence(h: &impl OperationsHarness) {
+    let id = h.enqueue_one().await;
+    let (mut last, mut stale) = (i64::MIN, None);
+    for _ in 0..3 {
+        let claimed = h.claim_one().await;
+        assert!(claimed.message.fence > last, "{} after {last}", claimed.message.fence);
+        last = claimed.message.fence;
+        if let Some(stale) = stale.replace(claimed.lease) {
+            assert_eq!(h.settle(stale, Outcome::Done).await, Settled::LeaseLost);
+        }
+        assert_eq!(h.settle(claimed.lease, dead("no")).await, Settled::Applied);
+        assert_eq!(redrive(h, &[id]).await, [APPLIED]);
+        assert_eq!(h.settle(claimed.lease, Outcome::Done).await, Settled::LeaseLost);
+    }
+    assert_eq!(h.drain().await, [id]);
+}
+
+/// Only dead letters can be redriven; the others stay as they are, and the answers tell which.
+pub async fn only_dead_letters_are_redriven(h: &impl OperationsHarness) {
+    only_dead_letters_move(h, async |ids| redrive(h, ids).await).await;
+    assert_eq!(h.drain().await.len(), 2, "the pending and the redriven one");
+}
+
+/// Only dead letters can be discarded; the others stay as they are, and the answers tell which.
+pub async fn only_dead_letters_are_discarded(h: &impl OperationsHarness) {
+    only_dead_letters_move(h, async |ids| discard(h, ids).await).await;
+    assert_eq!(h.drain().await.len(), 1, "the pending one");
+}
+
+async fn only_dead_letters_move(h: &impl OperationsHarness, act: impl AsyncFn(&[MessageId]) -> Vec<Moved>) {
+    let buried = bury(h, "no", 1).await[0];
+    let claimed = {
+        h.enqueue_one().await;
+        h.claim_one().await
+    };
+    let [pending, delayed] = h.enqueue([draft(), draft().delay(HOUR)]).await[..] else { unreachable!("two") };
+    let ids = [pending, claimed.message.id, buried, Uuid::now_v7(), delayed, buried];
+    assert_eq!(act(&ids).await, [NOT_DEAD, NOT_DEAD, APPLIED, NOT_DEAD, NOT_DEAD, NOT_DEAD]);
+    assert_eq!(h.settle(claimed.lease, Outcome::Done).await, Settled::Applied);
+}
+
+/// A discarded message is gone for good, and its id is free.
+pub async fn discarded_message_is_gone(h: &impl OperationsHarness) {
+    let id = bury(h, "no", 1).await[0];
+    assert_eq!(discard(h, &[id]).await, [APPLIED]);
+    assert_eq!(redrive(h, &[id]).await, [NOT_DEAD]);
+    assert!(h.operations().stats().await.expect("stats").topics.is_empty());
+    h.enqueue(draft().id(id)).await;
+    assert_eq!(h.drain().await, [id]);
+}
+
+/// The id of a dead letter is taken: enqueueing it again is reported and revives nothing.
+pub async fn id_of_a_dead_letter_is_taken(h: &impl OperationsHarness) {
+    let id = bury(h, "no", 1).await[0];
+    let cx = h.begin().await;
+    let answer = h.repository().enqueue(&cx, vec![draft().id(id)]).await;
+    assert_eq!(kind(answer), ErrorKind::AlreadyEnqueued);
+    h.commit(cx).await;
+    h.assert_nothing_to_claim().await;
+    assert_eq!(only_letter(h).await.message.id, id);
+}
+
+/// Moving nothing, and moving a thousand, are calls like any other.
+pub async fn many_dead_letters_move_in_one_call(h: &impl OperationsHarness) {
+    assert!(redrive(h, &[]).await.is_empty());
+    assert!(discard(h, &[]).await.is_empty());
+    let buried = bury(h, "no", 1_000).await;
+    assert_eq!(redrive(h, &buried[..500]).await, vec![APPLIED; 500]);
+    assert_eq!(discard(h, &buried[500..]).await, vec![APPLIED; 500]);
+    assert_eq!(sorted(h.drain().await), sorted(buried[..500].to_vec()));
+    assert_eq!(total(h).await, TopicStats::default());
+}

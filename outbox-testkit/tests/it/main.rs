@@ -1,0 +1,3 @@
+//! The suite on the reference, and the proof that it can fail.
+
+mod memory;

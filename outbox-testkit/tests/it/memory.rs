@@ -1,0 +1,59 @@
+//! Every case on [`MemoryRepository`], the reference.
+
+use std::time::Duration;
+
+use outbox_core::MemoryRepository;
+use outbox_testkit::{
+    Capabilities, Harness, OperationsHarness, ProcessedHarness, Skip, cases, conformance,
+};
+
+pub struct Memory(MemoryRepository);
+
+impl Harness for Memory {
+    const NAME: &'static str = "memory";
+    type Repository = MemoryRepository;
+
+    async fn start() -> Result<Self, Skip> {
+        Ok(Self(MemoryRepository::new()))
+    }
+
+    fn repository(&self) -> &MemoryRepository {
+        &self.0
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.0.advance(by);
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::all().with_corrupt_rows(false)
+    }
+}
+
+impl OperationsHarness for Memory {
+    type Operations = MemoryRepository;
+
+    fn operations(&self) -> &MemoryRepository {
+        &self.0
+    }
+}
+
+impl ProcessedHarness for Memory {
+    type Processed = MemoryRepository;
+
+    fn processed(&self) -> &MemoryRepository {
+        &self.0
+    }
+}
+
+conformance!(Memory: repository, operations, processed);
+
+#[test]
+fn every_case_is_listed_once() {
+    let mut names: Vec<_> = cases!(Memory: repository, operations, processed).iter().map(|case| case.name()).collect();
+    let n = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), n);
+    assert!(n >= 65, "{n} cases");
+}

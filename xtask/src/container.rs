@@ -1,0 +1,52 @@
+//! The PostgreSQL suite once more, on a server that testcontainers starts.
+
+use std::env::var;
+
+use outbox_testkit::server::required;
+
+use crate::{
+    cargo::{cargo, output, run, succeeds},
+    report::{Outcome, Report},
+};
+
+const STEP: &str = "tests in a container";
+
+/// Without an engine or an image it is left out, or fails where `OUTBOX_TEST_REQUIRE` names `container`.
+pub(crate) fn suite(report: &mut Report) {
+    match obstacle() {
+        None => report.step(STEP, tests),
+        Some(reason) if required("container") => report.step(STEP, || Err(reason)),
+        Some(reason) => report.leave_out(STEP, reason),
+    }
+}
+
+/// What is in the way of starting a container, if anything.
+pub(crate) fn obstacle() -> Option<String> {
+    if !succeeds("docker", &["info"]) {
+        return Some("no container engine answers to `docker info`".to_owned());
+    }
+    let image = image();
+    let there = succeeds("docker", &["image", "inspect", &image]) || succeeds("docker", &["pull", &image]);
+    (!there).then(|| format!("the image {image} is neither here nor can it be pulled"))
+}
+
+fn image() -> String {
+    let setting =
+        |name, default: &str| var(name).ok().filter(|v| !v.is_empty()).unwrap_or_else(|| default.to_owned());
+    let name = setting("OUTBOX_TEST_POSTGRES_IMAGE", "postgres");
+    let tag = setting("OUTBOX_TEST_POSTGRES_TAG", "17");
+    format!("{name}:{tag}")
+}
+
+/// For the whole workspace, so that nothing is compiled again; the filter keeps the rest out.
+const TESTS: [&str; 6] = ["test", "--workspace", "--all-features", "--test", "it", "postgres"];
+
+fn tests() -> Outcome {
+    let listed = output(cargo(&TESTS).args(["--", "--list"]))?;
+    if !listed.lines().any(|line| line.ends_with(": test")) {
+        return Err("no test of a target `it` has `postgres` in its name".to_owned());
+    }
+    let mut tests = cargo(&TESTS);
+    tests.env_remove("OUTBOX_TEST_POSTGRES_URL").env("OUTBOX_TEST_SERVER", "container");
+    run(tests.env("OUTBOX_TEST_REQUIRE", "postgres"))
+}
