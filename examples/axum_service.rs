@@ -26,7 +26,10 @@ struct App {
 }
 
 /// The order and its message commit together, also when the client hangs up in the middle.
-async fn place(State(app): State<App>, Json(request): Json<Value>) -> Result<(StatusCode, Json<i64>), Failed> {
+async fn place(
+    State(app): State<App>,
+    Json(request): Json<Value>,
+) -> Result<(StatusCode, Json<i64>), Failed> {
     let item = request["item"].as_str().unwrap_or("surprise");
     app.tx
         .run(async |cx| {

@@ -1,65 +1,51 @@
-//! A backend of your own: implement the traits of outbox-core, and the dispatcher delivers from it.
-//!
-//! This toy keeps its messages in a `Vec`. Whether a backend keeps all the rules of the contract is for the
-//! suite to say: `outbox_testkit::conformance!`. `cargo run --example custom_backend`
+//! A backend of your own, here a `Vec`: implement the traits of outbox-core and the dispatcher delivers from
+//! it. Does it keep every rule? Ask `outbox_testkit::conformance!`. `cargo run --example custom_backend`
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use outbox_core::*;
 use outbox_dispatcher::{Dispatcher, Router};
 use uuid::Uuid;
 
+/// The messages that are there, or those that an open transaction will add.
 #[derive(Clone, Default)]
 struct Spool(Arc<Mutex<Vec<Row>>>);
 
 struct Row {
     message: Message,
-    due_at: Instant,
-    token: Option<Uuid>,
-    dead: Option<String>,
+    due_at: Option<Instant>, // for a claimed one the end of its lease, for a finished one never
+    token: Uuid,
 }
-
-/// What an open transaction will add.
-#[derive(Default)]
-struct Pending(Mutex<Vec<Draft>>);
 
 impl Spool {
-    fn with<T>(&self, f: impl FnOnce(&mut Vec<Row>) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn rows(&self) -> MutexGuard<'_, Vec<Row>> {
+        self.0.lock().expect("no panic while locked")
+    }
+    fn put_back(&self, lease: Lease, token: Uuid, due_in: Option<Duration>) -> Settled {
+        let mut rows = self.rows();
+        let Some(row) = rows.iter_mut().find(|row| row.token == lease.token) else {
+            return Settled::LeaseLost;
+        };
+        (row.token, row.due_at) = (token, due_in.map(|due_in| Instant::now() + due_in));
+        Settled::Applied
     }
 }
 
-fn row(draft: Draft) -> Row {
-    let Draft { id, topic, key, payload, headers, delay, .. } = draft;
+fn row(Draft { id, topic, key, payload, headers, delay, .. }: Draft) -> Row {
     let created_at = SystemTime::now().into();
     let message = Message { id, topic, key, payload, headers, created_at, attempt: 0, fence: 0 };
-    Row { message, due_at: Instant::now() + delay, token: None, dead: None }
-}
-
-impl Row {
-    fn claim(&mut self, lease: Duration) -> Claimed {
-        let (id, token) = (self.message.id, Uuid::new_v4());
-        self.message.attempt += 1;
-        self.message.fence += 1;
-        (self.token, self.due_at) = (Some(token), Instant::now() + lease);
-        Claimed { message: self.message.clone(), lease: Lease { id, token, locator: 0 } }
-    }
+    Row { message, due_at: Some(Instant::now() + delay), token: Uuid::nil() }
 }
 
 impl Transactions for Spool {
     async fn begin(&self) -> Result<Context> {
-        Ok(Context::new().with_transaction(Arc::new(Pending::default())))
+        Ok(Context::new().with_transaction(Arc::new(Spool::default())))
     }
-
     async fn commit(&self, cx: Context) -> Result<()> {
-        let pending = Arc::into_inner(cx.into_transaction::<Pending>()?);
-        let pending = pending.ok_or(Error::new(ErrorKind::TransactionEscaped, "commit"))?.0;
-        let drafts = pending.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.with(|rows| rows.extend(drafts.into_iter().map(row)));
+        self.rows().append(&mut cx.transaction::<Spool>()?.rows());
         Ok(())
     }
-
     async fn rollback(&self, _: Context) -> Result<()> {
         Ok(())
     }
@@ -69,45 +55,51 @@ impl Repository for Spool {
     async fn enqueue(&self, cx: &Context, drafts: Vec<Draft>) -> Result<Vec<MessageId>> {
         validate_drafts(&drafts, &Limits::default())?;
         let ids = drafts.iter().map(|draft| draft.id).collect();
-        cx.transaction::<Pending>()?.0.lock().unwrap_or_else(PoisonError::into_inner).extend(drafts);
+        cx.transaction::<Spool>()?.rows().extend(drafts.into_iter().map(row));
         Ok(ids)
     }
-
-    async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
-        request.validate()?;
-        let serves = |topic| request.topics.as_ref().is_none_or(|topics| topics.contains(topic));
-        let mut claim = Claim::default();
-        self.with(|rows| {
-            let due = |row: &&mut Row| {
-                row.dead.is_none() && row.due_at <= Instant::now() && serves(&row.message.topic)
-            };
-            claim.messages = rows.iter_mut().filter(due).take(request.limit).map(|row| row.claim(request.lease)).collect();
-        });
-        Ok(claim)
+    async fn claim(&self, ClaimRequest { limit, lease, topics, .. }: ClaimRequest) -> Result<Claim> {
+        let (mut rows, mut taken, now) = (self.rows(), Claim::default(), Instant::now());
+        let is_served = |row: &Row| topics.as_ref().is_none_or(|topics| topics.contains(&row.message.topic));
+        let due = rows.iter_mut().filter(|row| row.due_at.is_some_and(|due_at| due_at <= now));
+        for row in due.filter(|row| is_served(row)).take(limit) {
+            row.message.attempt += 1;
+            (row.due_at, row.token) = (Some(now + lease), Uuid::new_v4());
+            let lease = Lease { id: row.message.id, token: row.token, locator: 0 };
+            taken.messages.push(Claimed { message: row.message.clone(), lease });
+        }
+        Ok(taken)
     }
-
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
-        Ok(settlements.into_iter().map(|settlement| self.with(|rows| settle(rows, settlement))).collect())
+        let due_in = |outcome| match outcome {
+            Outcome::Done | Outcome::Dead { .. } => None,
+            Outcome::Retry { after, .. } => Some(after),
+            Outcome::Release => Some(Duration::ZERO),
+        };
+        let settle = |one: Settlement| self.put_back(one.lease, Uuid::nil(), due_in(one.outcome));
+        Ok(settlements.into_iter().map(settle).collect())
     }
-
     async fn extend(&self, leases: Vec<Lease>, by: Duration) -> Result<Vec<Settled>> {
-        let extend = |lease: &Lease| self.with(|rows| find(rows, lease).map(|row| row.due_at = Instant::now() + by));
-        Ok(leases.iter().map(|lease| extend(lease).map_or(Settled::LeaseLost, |()| Settled::Applied)).collect())
+        Ok(leases.into_iter().map(|lease| self.put_back(lease, lease.token, Some(by))).collect())
     }
 }
 
-fn find<'a>(rows: &'a mut [Row], lease: &Lease) -> Option<&'a mut Row> {
-    rows.iter_mut().find(|row| row.token == Some(lease.token))
+impl Wakeup for Spool {
+    type Listener = NoListener;
+    async fn listen(&self) -> Result<Option<NoListener>> {
+        Ok(None)
+    }
 }
 
-fn settle(rows: &mut Vec<Row>, Settlement { lease, outcome }: Settlement) -> Settled {
-    let Some(row) = find(rows, &lease) else { return Settled::LeaseLost };
-    row.token = None;
-    match outcome {
-        Outcome::Done => rows.retain(|row| row.message.id != lease.id),
-        Outcome::Retry { after, .. } => row.due_at = Instant::now() + after,
-        Outcome::Dead { error } => row.dead = Some(error),
-        Outcome::Release => row.message.attempt -= 1,
-    }
-    Settled::Applied
+#[tokio::main]
+async fn main() -> Result<()> {
+    let spool = Spool::default();
+    let drafts =
+        ["\"hello\"", "no JSON", "\"world\""].map(|payload| Draft::new("greeting", payload)).to_vec();
+    Transactor::over(&spool).run(async |cx| spool.enqueue(cx, drafts).await).await?;
+    let router = Router::new().on_json("greeting", async |text: String| Ok(println!("{text}")));
+    let report = Dispatcher::new(spool, router).drain_once().await?;
+    println!("{report:?}");
+    assert_eq!((report.n_done, report.n_dead), (2, 1));
+    Ok(())
 }

@@ -65,9 +65,10 @@ async fn main() -> Result<(), AnyError> {
         let draft = Draft::json("order.paid", &order)?.key(order).header("event-id", &event);
         outbox.enqueue_autocommit(draft).await?;
     }
-    let handler = inbox
-        .wrap(handler_fn(async |cx, message| Ok(ship(cx, message).await?)))
-        .identified_by(|message| Incoming::from_source("shop", message.header("event-id").unwrap_or_default()));
+    let handler =
+        inbox.wrap(handler_fn(async |cx, message| Ok(ship(cx, message).await?))).identified_by(|message| {
+            Incoming::from_source("shop", message.header("event-id").unwrap_or_default())
+        });
     deliver(outbox, Router::new().route("order.paid", handler)).await?;
 
     assert!(orders::Entity::find_by_id(order).one(&db).await?.is_some_and(|order| order.shipped));

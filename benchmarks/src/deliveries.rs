@@ -74,6 +74,11 @@ impl Deliveries {
         Err(format!("{} of {target} messages delivered after {PATIENCE:?}", self.n()).into())
     }
 
+    /// The same for as long as it takes.
+    pub(crate) async fn reach_at_last(&self, target: u64) {
+        while !self.reach_within(target, PATIENCE).await {}
+    }
+
     /// The same with less patience; says whether they came.
     pub(crate) async fn reach_within(&self, target: u64, patience: Duration) -> bool {
         self.0.target.store(target, Ordering::Release);

@@ -26,29 +26,36 @@ use crate::site::{BENCH, Site, remove_sqlite};
 const MAX_CONNECTIONS: u32 = 16;
 
 /// One outbox table of the crates, in a schema or file of its own.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Ours {
     pub(crate) outbox: OutboxTable,
     pub(crate) db: DatabaseConnection,
     name: TableName,
+    url: String,
     file: Option<PathBuf>,
 }
 
 impl Ours {
-    async fn create_in(site: &Site) -> Result<Self> {
+    /// A fresh table in a database of the server; the database means nothing on SQLite.
+    pub(crate) async fn create_at(site: &Site, database: &str) -> Result<Self> {
         let (url, file) = match site {
-            Site::Postgres(site) => (site.url(BENCH), None),
+            Site::Postgres(site) => (site.url(database), None),
             Site::Sqlite(site) => {
                 let file = site.file();
                 (format!("sqlite://{}?mode=rwc", file.display()), Some(file))
             }
         };
-        let db = connect(url).await?;
+        let db = connect(url.clone()).await?;
         let name = fresh_name()?;
         create_schemas(&db, &name).await?;
         let outbox = OutboxTable::new(&db, name.clone());
         outbox.migrate().await?;
-        Ok(Self { outbox, db, name, file })
+        Ok(Self { outbox, db, name, url, file })
+    }
+
+    /// Where another process finds it. Holds a password.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// `schema.table`, as PostgreSQL has it.
@@ -73,7 +80,7 @@ impl Ours {
 
 impl Side for Ours {
     async fn create(site: &Site) -> Result<Self> {
-        Self::create_in(site).await
+        Self::create_at(site, BENCH).await
     }
 
     async fn enqueue_batches(&self, batches: Vec<Vec<Draft>>) -> Result<()> {

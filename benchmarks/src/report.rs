@@ -51,9 +51,19 @@ impl Line {
 
     /// Adds a gate and its figure.
     #[must_use]
-    pub(crate) fn gate(mut self, name: &'static str, figure: f64, bound: Bound) -> Self {
+    pub(crate) fn gate(self, name: &'static str, figure: f64, bound: Bound) -> Self {
+        self.with_gate(name, figure, bound, false)
+    }
+
+    /// Adds a gate whose figure does not depend on how busy the machine is.
+    #[must_use]
+    pub(crate) fn exact_gate(self, name: &'static str, figure: f64, bound: Bound) -> Self {
+        self.with_gate(name, figure, bound, true)
+    }
+
+    fn with_gate(mut self, name: &'static str, figure: f64, bound: Bound, is_exact: bool) -> Self {
         let scenario = format!("{} {}", self.text("scenario"), self.text("database"));
-        self.gates.push(Gate { scenario, name, figure, bound });
+        self.gates.push(Gate { scenario, name, figure, bound, is_exact });
         self
     }
 
@@ -98,9 +108,15 @@ pub(crate) struct Gate {
     name: &'static str,
     figure: f64,
     bound: Bound,
+    is_exact: bool,
 }
 
 impl Gate {
+    /// Whether noise cannot move it.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.is_exact
+    }
+
     /// Not a number never passes.
     pub(crate) fn passes(&self) -> bool {
         match self.bound {
@@ -163,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_missing_figure_fails_its_gate() {
-        let passes = |figure, bound| Gate { scenario: String::new(), name: "", figure, bound }.passes();
+        let passes = |figure, bound| Gate { scenario: String::new(), name: "", figure, bound, is_exact: true }.passes();
         assert!(passes(0.7, Bound::AtLeast(0.7)) && passes(2.2, Bound::AtMost(2.2)));
         assert!(!passes(f64::NAN, Bound::AtLeast(0.7)) && !passes(f64::NAN, Bound::AtMost(0.7)));
     }

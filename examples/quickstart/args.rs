@@ -32,7 +32,9 @@ impl Args {
                 "-h" | "--help" => parsed.help = true,
                 "--sqlite" => parsed.sqlite = Some(value()?.into()),
                 "--postgres" => parsed.postgres = Some(value()?),
-                option if option.len() > 1 && option.starts_with('-') => return Err(format!("unknown option {option}")),
+                option if option.len() > 1 && option.starts_with('-') => {
+                    return Err(format!("unknown option {option}"));
+                }
                 _ if parsed.orders.is_some() => return Err("more than one FILE".to_owned()),
                 _ => parsed.orders = Some(arg),
             }

@@ -30,7 +30,10 @@ pub(crate) async fn dispatch(name: &str) -> Result<(), AnyError> {
         .with_max_poll(Duration::from_millis(200));
     let router = ledger::router(&storage, name)?;
     let report = Dispatcher::new(storage.outbox, router).with_config(config)?.run(end_of_stdin()).await?;
-    eprintln!("  dispatcher {name} stopped: {} delivered, {} to retry, {} dead", report.n_done, report.n_retried, report.n_dead);
+    eprintln!(
+        "  dispatcher {name} stopped: {} delivered, {} to retry, {} dead",
+        report.n_done, report.n_retried, report.n_dead
+    );
     Ok(())
 }
 

@@ -42,8 +42,8 @@ async fn invoice(cx: Context, message: Message) -> HandlerResult {
 async fn gift_card(cx: Context, message: Message) -> HandlerResult {
     let event: OrderPlaced = message.json().dead_letter()?;
     let code = event.gift_card.clone().unwrap_or_default();
-    let is_known = code.starts_with("GC-")
-        || gift_card::Entity::find_by_id(code).one(cx.connection()?).await?.is_some();
+    let is_known =
+        code.starts_with("GC-") || gift_card::Entity::find_by_id(code).one(cx.connection()?).await?.is_some();
     if !is_known {
         return Err(HandlerError::dead_letter("the gift card is unknown"));
     }

@@ -93,7 +93,11 @@ async fn serve(orders: Box<dyn BufRead>, place: &Place, storage: &Storage) -> Re
 }
 
 /// Takes every order while the dispatchers deliver, and replaces the first dispatcher on the way.
-async fn take_orders(mut orders: Box<dyn BufRead>, storage: &Storage, fleet: &mut Fleet) -> Result<(), AnyError> {
+async fn take_orders(
+    mut orders: Box<dyn BufRead>,
+    storage: &Storage,
+    fleet: &mut Fleet,
+) -> Result<(), AnyError> {
     let shop = Shop::new(storage);
     let mut is_killed = false;
     let mut line = Vec::new();
@@ -124,7 +128,9 @@ fn replace_first(fleet: &mut Fleet) -> Result<(), AnyError> {
 async fn has_work(dispatcher: &str, storage: &Storage) -> Result<bool, AnyError> {
     use sea_orm::QueryOrder;
     let own = delivery::Entity::find().filter(delivery::Column::Dispatcher.eq(dispatcher));
-    let Some(last) = own.order_by_desc(delivery::Column::Id).one(&storage.db).await? else { return Ok(false) };
+    let Some(last) = own.order_by_desc(delivery::Column::Id).one(&storage.db).await? else {
+        return Ok(false);
+    };
     let entries = entry::Entity::find().filter(entry::Column::OrderId.eq(last.order_id));
     Ok(entries.count(&storage.db).await? == 0)
 }

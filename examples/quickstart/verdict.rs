@@ -59,7 +59,8 @@ impl Facts {
 
     /// Entries whose order was never committed, or whose amount differs.
     fn foreign_entries(&self) -> Vec<String> {
-        let is_foreign = |entry: &&entry::Model| self.orders.get(&entry.order_id) != Some(&entry.amount_cents);
+        let is_foreign =
+            |entry: &&entry::Model| self.orders.get(&entry.order_id) != Some(&entry.amount_cents);
         self.entries.iter().filter(is_foreign).map(|entry| entry.order_id.clone()).collect()
     }
 
@@ -164,7 +165,11 @@ impl fmt::Display for Verdict {
             ("rolled back", self.rolled_back, "above the credit limit, after order and message were written"),
             ("committed", self.committed, "order and message in one transaction"),
             ("delivered", self.delivered, "messages handled"),
-            ("redelivered", self.redelivered, "calls beyond the first: retries, the killed process, the redrive"),
+            (
+                "redelivered",
+                self.redelivered,
+                "calls beyond the first: retries, the killed process, the redrive",
+            ),
             ("dead", self.dead, "unknown gift cards"),
             ("redriven", self.redriven, "dead letters that an operator sent again"),
             ("effects", self.effects, "ledger entries: one for each delivered order"),

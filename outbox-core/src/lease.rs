@@ -110,7 +110,11 @@ impl ClaimRequest {
     }
 }
 
-pub(crate) fn validate_lease(field: &str, lease: Duration) -> Result<()> {
+/// Checks the length of a lease. Backends call it before any statement.
+///
+/// # Errors
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput) that names `field`.
+pub fn validate_lease(field: &str, lease: Duration) -> Result<()> {
     if lease < Duration::from_millis(1) || lease > MAX_LEASE {
         return Err(Error::invalid(field, format_args!("{lease:?}, must be 1ms to 24h")));
     }
@@ -161,7 +165,10 @@ pub struct Claim {
     /// it: a claim takes such messages apart from others, in groups that [`recovery_group`] bounds, and a
     /// dispatcher works on one group at a time.
     pub recovered: bool,
-    /// How long until the next message becomes due, where the backend knows; a sleeping dispatcher wakes then.
+    /// How long until a claim could find something that is not claimable now, because a delay or a lease ends;
+    /// a sleeping dispatcher wakes then. May be too early, because of other topics' messages, and never too
+    /// late for what was stored when the claim ran. `None` when there is no such message, or the backend
+    /// cannot tell.
     pub next_due_in: Option<Duration>,
 }
 

@@ -51,7 +51,7 @@ pub use handler::{
 };
 pub use lease::{
     Claim, ClaimRequest, Claimed, Claimer, Lease, MAX_BATCH, MAX_ERROR_BYTES, MAX_LEASE, Outcome, Settled,
-    Settlement, error_text, recovery_group,
+    Settlement, error_text, recovery_group, validate_lease,
 };
 pub use memory::{MemoryListener, MemoryRepository};
 pub use message::{

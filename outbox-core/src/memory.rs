@@ -29,6 +29,7 @@ use crate::{
 /// * The order number of a message is drawn when its transaction commits. What a claim promotes, a release
 ///   or a redrive makes claimable gets a new one. A [`Lease::locator`] is that number.
 /// * A claim first promotes what is due of every topic, by due time, at most [`MAX_BATCH`] messages.
+/// * Messages out of attempts count towards the limits of the claim that makes them dead.
 /// * Whoever would write what another open transaction has written waits for its end, in `enqueue` for the
 ///   same id, in `mark_processed` for the same group and id. Two transactions that wait for each other:
 ///   the second gets [`ErrorKind::Contention`].
@@ -111,8 +112,9 @@ impl Repository for MemoryRepository {
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
         let counts = Settlement::validate(&settlements)?;
         let settle = |store: &mut Store| {
+            let now = store.clock.now();
             let settlements = settlements.into_iter().zip(counts);
-            settlements.map(|(settlement, counts)| store.settle(settlement, counts)).collect()
+            settlements.map(|(settlement, counts)| store.settle(settlement, counts, now)).collect()
         };
         Ok(self.shared.with(settle))
     }
@@ -485,6 +487,9 @@ impl Record {
 
 type RecordName = (String, MessageId);
 
+/// Order number and attempts of a row.
+type Place = (i64, u32);
+
 /// What an open transaction has written.
 #[derive(Default)]
 struct Open {
@@ -640,27 +645,24 @@ impl Store {
             claim.n_dead += 1;
         }
         let Some((_, attempts)) = live.first().copied() else { return };
-        let group = live.iter().filter(|row| row.1 == attempts).map(|row| row.0);
-        let group: Vec<_> =
-            group.take(recovery_group(request.limit, attempts, request.max_attempts)).collect();
-        self.hand_out(&group, request, now, claim);
+        let group = live.into_iter().filter(|row| row.1 == attempts).collect();
+        let largest = recovery_group(request.limit, attempts, request.max_attempts);
+        self.hand_out(&self.within_bounds(group, largest, request), request, now, claim);
     }
 
     fn claim_ready(&mut self, request: &ClaimRequest, now: Moment, claim: &mut Claim) {
-        let mut ready = self.find(request, Row::is_ready);
-        ready.truncate(request.limit);
+        let ready = self.within_bounds(self.find(request, Row::is_ready), request.limit, request);
         let (spent, live): (Vec<_>, Vec<_>) =
             ready.into_iter().partition(|(_, attempts)| *attempts >= request.max_attempts);
         for (seq, _) in spent {
             self.bury(seq, now, &format!("attempt limit {} reached", request.max_attempts));
             claim.n_dead += 1;
         }
-        let live: Vec<_> = live.into_iter().map(|row| row.0).collect();
         self.hand_out(&live, request, now, claim);
     }
 
-    /// The order numbers and attempts of the rows of the claimed topics, in order.
-    fn find(&self, request: &ClaimRequest, is_wanted: impl Fn(&Row) -> bool) -> Vec<(i64, u32)> {
+    /// The rows of the claimed topics, in order.
+    fn find(&self, request: &ClaimRequest, is_wanted: impl Fn(&Row) -> bool) -> Vec<Place> {
         let rows = self.rows.iter().filter(|(_, row)| is_wanted(row) && serves(request, row));
         rows.map(|(seq, row)| (*seq, row.attempts)).collect()
     }
@@ -671,15 +673,22 @@ impl Store {
         }
     }
 
-    fn hand_out(&mut self, seqs: &[i64], request: &ClaimRequest, now: Moment, claim: &mut Claim) {
+    /// The first rows, as many as the bounds let through, and at least one.
+    fn within_bounds(&self, mut rows: Vec<Place>, limit: usize, request: &ClaimRequest) -> Vec<Place> {
+        let bytes = |seq| self.rows.get(seq).map_or(0, |row| row.payload.len() as u64);
+        let totals = rows.iter().scan(0, |total, (seq, _)| {
+            *total += bytes(seq);
+            Some(*total)
+        });
+        let n_fitting = totals.take_while(|total| request.max_bytes.is_none_or(|max| *total <= max)).count();
+        rows.truncate(limit.min(n_fitting.max(1)));
+        rows
+    }
+
+    fn hand_out(&mut self, places: &[Place], request: &ClaimRequest, now: Moment, claim: &mut Claim) {
         let token = Uuid::new_v4();
-        let mut bytes = 0;
-        for seq in seqs {
+        for (seq, _) in places {
             let Some(row) = self.rows.get_mut(seq) else { continue };
-            bytes += row.payload.len() as u64;
-            if !claim.messages.is_empty() && request.max_bytes.is_some_and(|max| bytes > max) {
-                break;
-            }
             row.attempts = row.attempts.saturating_add(1);
             row.fence += 1;
             row.lease = Some(Held { token, until: now.saturating_add(request.lease) });
@@ -710,8 +719,7 @@ impl Store {
         self.rows.get_mut(&lease.locator).filter(is_current)
     }
 
-    fn settle(&mut self, settlement: Settlement, counts: bool) -> Settled {
-        let now = self.clock.now();
+    fn settle(&mut self, settlement: Settlement, counts: bool, now: Moment) -> Settled {
         let seq = settlement.lease.locator;
         let Some(row) = self.leased(&settlement.lease).filter(|_| counts) else {
             return Settled::LeaseLost;

@@ -75,6 +75,10 @@ impl Desk {
     /// Takes over what a claim brought; returns the places whose workers are to be started.
     pub(crate) fn accept(&self, claim: Claim, is_full: bool) -> Vec<usize> {
         self.emit_claim(&claim);
+        if claim.recovered {
+            let lost = self.held().lose_returned(&claim.messages);
+            self.call_off(lost);
+        }
         let mut held = self.held();
         held.note_dead(claim.n_dead);
         if let Some(due_in) = claim.next_due_in {
@@ -265,7 +269,11 @@ impl Desk {
 
     /// Drops the handlers whose lease is lost, and what waits with such a one.
     pub(crate) fn lose(&self, lost: &HashSet<Lease>) {
-        let (tickets, places) = self.held().lose(lost);
+        let lost = self.held().lose(lost);
+        self.call_off(lost);
+    }
+
+    fn call_off(&self, (tickets, places): (Vec<Ticket>, Vec<usize>)) {
         places.into_iter().for_each(|place| self.places[place].notify_one());
         for ticket in &tickets {
             let (id, topic, attempt) = (ticket.lease.id, self.topic(ticket), ticket.attempt);

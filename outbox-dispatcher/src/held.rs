@@ -309,10 +309,20 @@ impl Held {
 
     /// Forgets what is lost and not finished; returns it, and the places whose handlers are to be dropped.
     pub(crate) fn lose(&mut self, lost: &HashSet<Lease>) -> (Vec<Ticket>, Vec<usize>) {
+        self.lose_those(|lease| lost.contains(lease))
+    }
+
+    /// Forgets what comes back with a new lease: the old one has expired.
+    pub(crate) fn lose_returned(&mut self, claimed: &[Claimed]) -> (Vec<Ticket>, Vec<usize>) {
+        let returned: HashSet<_> = claimed.iter().map(|claimed| claimed.lease.id).collect();
+        self.lose_those(|lease| returned.contains(&lease.id))
+    }
+
+    fn lose_those(&mut self, is_lost: impl Fn(&Lease) -> bool) -> (Vec<Ticket>, Vec<usize>) {
         let (mut tickets, mut places) = (Vec::new(), Vec::new());
         let (gone, waiting): (VecDeque<_>, _) = mem::take(&mut self.waiting)
             .into_iter()
-            .partition(|waiting: &Waiting| lost.contains(&waiting.ticket.lease));
+            .partition(|waiting: &Waiting| is_lost(&waiting.ticket.lease));
         self.waiting = waiting;
         for Waiting { ticket, .. } in gone {
             self.drop_ticket(&ticket);
@@ -320,7 +330,7 @@ impl Held {
         }
         for (index, place) in self.places.iter_mut().enumerate() {
             if let Place::At(ticket, order @ None) = place
-                && lost.contains(&ticket.lease)
+                && is_lost(&ticket.lease)
             {
                 *order = Some(Order::Lost);
                 tickets.push(ticket.clone());

@@ -140,11 +140,16 @@ impl<R: Wakeup + 'static> Sleeper<R> {
                     self.open();
                 }
             }
-            Ear::Opening(opening) => tokio::select! {
-                biased;
-                opened = opening => self.opened(opened.unwrap_or_else(|_| Err(gone()))),
-                () = sleep_until(until) => {}
-            },
+            Ear::Opening(opening) => {
+                tokio::select! {
+                    biased;
+                    opened = opening => self.opened(opened.unwrap_or_else(|_| Err(gone()))),
+                    () = sleep_until(until) => {}
+                }
+                if matches!(self.ear, Ear::None) {
+                    sleep_until(until).await;
+                }
+            }
             Ear::Open(open) => {
                 if let Err(error) = open.wait(until).await {
                     self.lost(&error);

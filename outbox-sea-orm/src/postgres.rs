@@ -8,7 +8,7 @@ use outbox_core::{Claim, ClaimRequest, Error, ErrorKind, Result, TableName};
 use sea_orm::sea_query::{ArrayType, Values};
 use sea_orm::sqlx::ConnectOptions;
 use sea_orm::sqlx::postgres::PgPoolOptions;
-use sea_orm::{DatabaseConnection, DatabaseConnectionType, SqlxPostgresConnector, Value};
+use sea_orm::{DatabaseConnection, DatabaseConnectionType, QueryResult, SqlxPostgresConnector, Value};
 use uuid::Uuid;
 
 use crate::dialect::Dialect;
@@ -132,9 +132,22 @@ impl Marks {
         self.safe = self.safe.max(open);
     }
 
-    fn next_due_in(&self, now: Instant) -> Option<Duration> {
-        let next = [self.next_due, self.next_expiry].into_iter().flatten().min();
+    /// An expiry counts when the next walk can see it.
+    fn next_due_in(&self, now: Instant, recover: bool) -> Option<Duration> {
+        let expiry = self
+            .next_expiry
+            .filter(|_| recover)
+            .max(self.walk_at.filter(|_| recover && self.next_expiry.is_some()));
+        let next = [self.next_due, expiry].into_iter().flatten().min();
         next.map(|at| at.saturating_duration_since(now))
+    }
+
+    /// Leases were looked at: the next walk is due when the next one expires, or when one made from now on can.
+    fn walked(&mut self, n_expired: i64, next: Option<Duration>, lease: Duration, now: Instant) {
+        self.next_expiry = next.map(|next| now + next);
+        // more of an expired group may be left
+        let pause = if n_expired > 0 { Duration::ZERO } else { next.unwrap_or(lease).min(lease) };
+        self.walk_at = Some(now + pause);
     }
 }
 
@@ -176,7 +189,7 @@ impl Horizon {
 struct Look {
     lowest: Option<i64>,
     is_due: bool,
-    next_due: Option<Duration>,
+    n_expired: i64,
 }
 
 /// One claim in the making.
@@ -200,8 +213,13 @@ pub(crate) async fn claim(table: &OutboxTable, request: ClaimRequest) -> Result<
         claim: Claim::default(),
     };
     claiming.run().await?;
-    let Claiming { marks, mut claim, .. } = claiming;
-    claim.next_due_in = marks.next_due_in(Instant::now());
+    let Claiming { mut marks, mut claim, .. } = claiming;
+    let now = Instant::now();
+    if !claim.messages.is_empty() {
+        let own = now + request.lease;
+        marks.next_expiry = Some(marks.next_expiry.map_or(own, |next| next.min(own)));
+    }
+    claim.next_due_in = marks.next_due_in(now, request.recover);
     if let Some(claimer) = &request.claimer {
         claimer.put(marks);
     }
@@ -210,11 +228,8 @@ pub(crate) async fn claim(table: &OutboxTable, request: ClaimRequest) -> Result<
 
 impl Claiming<'_> {
     async fn run(&mut self) -> Result<()> {
-        if self.request.recover && self.marks.is_walk_due(Instant::now()) {
-            self.recover().await?;
-            if self.claim.recovered {
-                return Ok(());
-            }
+        if self.request.recover && self.marks.is_walk_due(Instant::now()) && self.walk().await? {
+            return Ok(());
         }
         if let Some(mark) = self.marks.fast_mark(Instant::now()) {
             self.take(mark).await?;
@@ -231,14 +246,21 @@ impl Claiming<'_> {
         while look.is_due {
             let n_promoted = self.promote().await?;
             let next = self.look().await?;
-            let is_stuck = n_promoted == 0;
-            look = Look { is_due: next.is_due && !is_stuck && n_promoted < PROMOTE_LIMIT as u64, ..next };
+            // the rest of a long list comes with the next claim; what others hold is theirs
+            look = Look {
+                is_due: next.is_due && n_promoted == PROMOTE_LIMIT as u64 && next.lowest.is_none(),
+                ..next
+            };
         }
         match look.lowest {
             Some(lowest) => self.take(lowest - 1).await,
             None => {
                 self.marks.claimed(&[], self.request.limit);
-                Ok(())
+                if self.request.recover && look.n_expired > 0 {
+                    self.recover().await.map(drop)
+                } else {
+                    Ok(())
+                }
             }
         }
     }
@@ -279,15 +301,15 @@ impl Claiming<'_> {
     }
 
     async fn look(&mut self) -> Result<Look> {
-        let values = Values(vec![self.marks.safe.into(), topics(self.request)]);
-        let rows = self.table.query("claim", self.table.hot()?, &self.inner.sql.look, values).await?;
-        let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))?;
-        let next_due = column::<Option<i64>>(row, 2)?.map(|micros| from_duration(Dialect::Postgres, micros));
-        let look = Look { lowest: column(row, 0)?, is_due: column(row, 1)?, next_due };
+        let row = self.row(&self.inner.sql.look, vec![self.marks.safe.into(), topics(self.request)]).await?;
+        let look = Look { lowest: column(&row, 0)?, is_due: column(&row, 1)?, n_expired: column(&row, 5)? };
         let now = Instant::now();
         self.marks.looked(look.lowest, now);
-        self.marks.next_due = look.next_due.map(|due| now + due);
-        if !self.marks.horizon.learn(column(row, 3)?, column(row, 4)?, self.marks.safe) {
+        self.marks.next_due = micros(&row, 2)?.map(|due| now + due);
+        if look.lowest.is_none() && self.request.recover {
+            self.marks.walked(look.n_expired, micros(&row, 6)?, self.request.lease, now);
+        }
+        if !self.marks.horizon.learn(column(&row, 3)?, column(&row, 4)?, self.marks.safe) {
             self.marks = Marks::new(self.table, self.request);
         }
         Ok(look)
@@ -298,30 +320,17 @@ impl Claiming<'_> {
         self.table.execute("claim", self.table.hot()?, &self.inner.sql.promote, values).await
     }
 
-    /// Looks for expired leases: buries those in their last attempt and claims a group of the others.
-    async fn recover(&mut self) -> Result<()> {
-        let values = Values(vec![self.marks.walk_bound().into(), topics(self.request)]);
-        let rows =
-            self.table.query("claim", self.table.hot()?, &self.inner.postgres.sql.leases, values).await?;
-        let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))?;
-        let n_expired: i64 = column(row, 0)?;
-        let next = column::<Option<i64>>(row, 1)?.map(|micros| from_duration(Dialect::Postgres, micros));
-        let now = Instant::now();
-        self.marks.next_expiry = next.map(|next| now + next);
-        if n_expired > 0 {
-            self.recover_group().await?;
-        }
-        // more of the group may be left; otherwise a lease made from now on runs at least until then
-        let pause = if n_expired > 0 {
-            Duration::ZERO
-        } else {
-            next.unwrap_or(self.request.lease).min(self.request.lease)
-        };
-        self.marks.walk_at = Some(now + pause);
-        Ok(())
+    /// Looks for expired leases, and says whether some were claimed.
+    async fn walk(&mut self) -> Result<bool> {
+        let values = vec![self.marks.walk_bound().into(), topics(self.request)];
+        let row = self.row(&self.inner.postgres.sql.leases, values).await?;
+        let n_expired = column(&row, 0)?;
+        self.marks.walked(n_expired, micros(&row, 1)?, self.request.lease, Instant::now());
+        if n_expired > 0 { self.recover().await } else { Ok(false) }
     }
 
-    async fn recover_group(&mut self) -> Result<()> {
+    /// Buries expired messages that are out of attempts and claims a group of the others.
+    async fn recover(&mut self) -> Result<bool> {
         let limit = self.request.limit as i64;
         let values = Values(vec![limit.into(), max_attempts(self.request).into(), topics(self.request)]);
         let n_dead = self.table.execute("claim", self.table.hot()?, &self.inner.sql.bury, values).await?;
@@ -329,8 +338,18 @@ impl Claiming<'_> {
         let rows = self.rows(&self.inner.sql.recover, self.claim_values()).await?;
         self.add(rows).await?;
         self.claim.recovered = !self.claim.messages.is_empty();
-        Ok(())
+        Ok(self.claim.recovered)
     }
+
+    async fn row(&self, sql: &str, values: Vec<Value>) -> Result<QueryResult> {
+        let rows = self.table.query("claim", self.table.hot()?, sql, Values(values)).await?;
+        rows.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))
+    }
+}
+
+/// A number of microseconds, where there is one.
+fn micros(row: &QueryResult, index: usize) -> Result<Option<Duration>> {
+    Ok(column::<Option<i64>>(row, index)?.map(|micros| from_duration(Dialect::Postgres, micros)))
 }
 
 fn max_attempts(request: &ClaimRequest) -> i32 {

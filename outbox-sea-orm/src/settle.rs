@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use outbox_core::{ClaimRequest, Lease, Outcome, Result, Settled, Settlement, error_text};
+use outbox_core::{Lease, Outcome, Result, Settled, Settlement, error_text, validate_lease};
 use sea_orm::Value;
 use sea_orm::sea_query::Values;
 
@@ -133,8 +133,7 @@ async fn change(
 }
 
 pub(crate) async fn extend(table: &OutboxTable, leases: Vec<Lease>, by: Duration) -> Result<Vec<Settled>> {
-    // the bounds of a lease are those of a claim
-    ClaimRequest::new(1, by).validate()?;
+    validate_lease("by", by)?;
     let dialect = table.table()?.dialect;
     let mut items = leases.clone();
     items.sort_unstable_by_key(|lease| (lease.locator, lease.token));

@@ -56,6 +56,9 @@ pub(crate) async fn claim(table: &OutboxTable, request: ClaimRequest) -> Result<
         take(table, &request, &mut claim).await?;
         keep_streak(&request, &claim, looked_at);
     }
+    if !claim.messages.is_empty() {
+        claim.next_due_in = Some(claim.next_due_in.map_or(request.lease, |next| next.min(request.lease)));
+    }
     Ok(claim)
 }
 

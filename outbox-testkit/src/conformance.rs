@@ -198,9 +198,9 @@ macro_rules! __cases {
                 delayed_messages_come_in_the_order_of_their_due_times
                 retried_message_comes_as_a_new_arrival
                 released_message_comes_as_a_new_arrival
-                next_due_in_names_the_next_due_time
-                next_due_in_names_the_next_expiry
-                next_due_in_heeds_the_topics
+                empty_claim_says_when_the_next_message_is_due
+                empty_claim_says_when_the_next_lease_expires
+                timer_is_never_late_for_the_claimed_topics
                 undecodable_row_is_dead_and_the_rest_goes_on
                 concurrent_claimers_are_disjoint;
             recovery:
@@ -226,6 +226,7 @@ macro_rules! __cases {
                 other_topics_are_found_later
                 large_messages_are_found_later
                 renewed_messages_are_found
+                expired_lease_is_found_in_time
                 cancelled_claim_hides_nothing
                 two_loops_share_the_table
                 shared_claimer_is_correct;

@@ -62,6 +62,9 @@ pub trait Harness: Sized + Send + Sync + 'static {
 
     /// Lets `by` pass on the storage's clock: subtracts it from every stored time (created, due, leased
     /// until, dead since, processed), or moves the clock where it can be moved.
+    ///
+    /// A claim loop that continues with a [`Claimer`](outbox_core::Claimer) may have planned by its own clock
+    /// when to look for expired leases; the cases heed that.
     fn advance(&self, by: Duration) -> impl Future<Output = ()> + Send;
 
     /// What the backend can do beyond the rules that none may bend.

@@ -31,7 +31,7 @@ pub(crate) async fn run(site: &Site, options: &Options) -> Result<Line> {
     let ratio = ours.ratio_to(&floor);
     Ok(line
         .gate("rate / floor", ratio, Bound::AtLeast(0.7))
-        .gate("statements per full batch", per_batch, Bound::AtMost(2.2)))
+        .exact_gate("statements per full batch", per_batch, Bound::AtMost(2.2)))
 }
 
 /// Without full-page images, which depend on when the last checkpoint was and not on the statements.
@@ -53,5 +53,5 @@ pub(crate) async fn wal(site: &Site, options: &Options) -> Result<Line> {
         .with("messages", n_messages)
         .with("full_page_writes", "off")
         .compare(&floor, &ours)
-        .gate("WAL bytes per drained message", bytes, Bound::AtMost(300.0)))
+        .exact_gate("WAL bytes per drained message", bytes, Bound::AtMost(300.0)))
 }

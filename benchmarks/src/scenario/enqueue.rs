@@ -50,5 +50,5 @@ fn compared(line: Line, site: &Site, floor: &Rounds, ours: &Rounds, per_call: f6
     }
     let ratio = ours.ratio_to(floor);
     line.gate("rate / floor", ratio, Bound::AtLeast(0.85))
-        .gate("statements per call", per_call, Bound::Exactly(1.0))
+        .exact_gate("statements per call", per_call, Bound::Exactly(1.0))
 }

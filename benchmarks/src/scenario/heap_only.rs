@@ -29,7 +29,7 @@ pub(crate) async fn run(site: &Site, options: &Options) -> Result<Line> {
         .with("messages", n_messages)
         .with("updates", counts.n_updated)
         .with("heap_only_updates", counts.n_heap_only)
-        .gate("heap-only share of the claim's updates", share, Bound::AtLeast(0.9)))
+        .exact_gate("heap-only share of the claim's updates", share, Bound::AtLeast(0.9)))
 }
 
 struct Counts {

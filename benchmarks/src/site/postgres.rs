@@ -17,6 +17,9 @@ pub(crate) const BENCH: &str = "outbox_bench";
 /// A database of somebody else's.
 pub(crate) const FOREIGN: &str = "outbox_bench_foreign";
 
+/// A database whose sessions tell their plans.
+pub(crate) const PLANS: &str = "outbox_bench_plans";
+
 /// A server and a connection beside the measured ones, in another database, so that it is not counted.
 #[derive(Debug)]
 pub(crate) struct PostgresSite {
@@ -151,7 +154,7 @@ async fn find() -> Result<(String, Option<Postgres>)> {
     Ok((server.url().to_owned(), Some(server)))
 }
 
-/// As durable as a server in use. `track_activity_query_size` lets the plan check read whole statements.
+/// As durable as a server in use. Its log is in a file that it can read itself: the plans are taken from there.
 fn settings() -> Settings {
     Settings::new()
         .with("fsync", "on")
@@ -159,12 +162,12 @@ fn settings() -> Settings {
         .with("wal_level", "replica")
         .with("max_wal_size", "4GB")
         .with("max_connections", "100")
-        .with("track_activity_query_size", "16384")
+        .with("logging_collector", "on")
         .with("shared_preload_libraries", "pg_stat_statements")
 }
 
 async fn recreate_databases(admin: &PgPool) -> Result<()> {
-    for name in [BENCH, FOREIGN] {
+    for name in [BENCH, FOREIGN, PLANS] {
         let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
         query(AssertSqlSafe(drop)).execute(admin).await?;
         query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(admin).await?;

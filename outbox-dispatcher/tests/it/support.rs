@@ -37,6 +37,8 @@ pub(crate) fn config() -> Config {
 pub(crate) struct Store {
     pub(crate) memory: MemoryRepository,
     started: Instant,
+    /// The memory repository's clock does not stand still.
+    really_started: std::time::Instant,
     state: Arc<Mutex<State>>,
     hint: Arc<Notify>,
 }
@@ -69,8 +71,10 @@ pub(crate) struct Claimed {
 }
 
 impl Store {
+    #[allow(clippy::disallowed_methods, reason = "compares with the clock of the memory repository")]
     pub(crate) fn new() -> Self {
         Self {
+            really_started: std::time::Instant::now(),
             memory: MemoryRepository::new(),
             started: Instant::now(),
             state: Arc::default(),
@@ -92,10 +96,11 @@ impl Store {
     }
 
     /// Moves the store's clock to tokio's.
-    fn sync(&self) {
+    pub(crate) fn sync(&self) {
         let by = {
             let mut state = self.state();
-            let by = self.elapsed().saturating_sub(state.advanced);
+            let is = state.advanced + self.really_started.elapsed();
+            let by = self.elapsed().saturating_sub(is);
             state.advanced += by;
             by
         };

@@ -7,9 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::lacks;
-use super::steps::{
-    HOUR, Steps, cancelled_at, draft, drafts, ids, insist, on, request, retry, soon, sorted,
-};
+use super::steps::{HOUR, Steps, cancelled_at, draft, drafts, ids, insist, on, request, retry, soon, sorted};
 use crate::Harness;
 use crate::random::Random;
 
@@ -121,55 +119,68 @@ pub async fn large_messages_are_found_later(h: &impl Harness) {
 /// Messages that become claimable again are found by a loop that had passed them.
 pub async fn renewed_messages_are_found(h: &impl Harness) {
     let claimer = Claimer::new();
-    let endless = || request(100).with_max_attempts(1_000);
-    let enqueued = sorted(h.enqueue([draft(), draft(), draft(), draft().delay(2 * HOUR)]).await);
-    let claim = h.claim_with(endless().with_claimer(claimer.clone())).await;
-    assert_eq!(claim.messages.len(), 3);
+    let renewed = h.enqueue([draft(), draft(), draft(), draft().delay(2 * HOUR)]).await;
+    let claim = h.claim_with(request(100).with_claimer(claimer.clone())).await;
+    assert_eq!(ids(&claim.messages), renewed[..3]);
     let newer = h.enqueue(drafts(30)).await;
-    h.deliver_with(&claimer, endless(), newer.len()).await;
-    let outcomes = [Some(Outcome::Release), Some(retry(HOUR)), None];
-    for (claimed, outcome) in claim.messages.iter().zip(outcomes) {
-        if let Some(outcome) = outcome {
-            assert_eq!(h.settle(claimed.lease, outcome).await, Settled::Applied);
-        }
-    }
+    h.deliver_with(&claimer, request(100), newer.len()).await;
+    let outcomes = [Outcome::Release, retry(HOUR), retry(Duration::ZERO)];
+    let call = claim.messages.iter().map(|claimed| claimed.lease).zip(outcomes);
+    assert_eq!(h.settle_all(call).await, [Settled::Applied; 3]);
+    let at_once = sorted(vec![renewed[0], renewed[2]]);
+    assert_eq!(h.deliver_with(&claimer, request(100), 2).await, at_once);
     h.advance(3 * HOUR).await;
-    assert_eq!(h.deliver_with(&claimer, endless(), 4).await, enqueued);
+    let later = sorted(vec![renewed[1], renewed[3]]);
+    assert_eq!(h.deliver_with(&claimer, request(100), 2).await, later);
 }
 
-/// A claim that is dropped half-way hides nothing from its loop: at the latest when the lease that it may
-/// have taken has expired, everything is found.
+/// A loop recovers what others have lost, soon after the lease has expired in real time.
+pub async fn expired_lease_is_found_in_time(h: &impl Harness) {
+    let claimer = Claimer::new();
+    let lost = h.enqueue(drafts(3)).await;
+    let mut short = request(3);
+    short.lease = Duration::from_millis(400);
+    assert_eq!(h.claim_with(short).await.messages.len(), 3);
+    let newer = h.enqueue(drafts(30)).await;
+    h.deliver_with(&claimer, request(100), newer.len()).await;
+    assert_eq!(h.deliver_with(&claimer, request(100), 3).await, sorted(lost));
+}
+
+/// A claim that is dropped half-way hides nothing from its loop: what it did not take the loop finds, what
+/// it took is recovered.
 pub async fn cancelled_claim_hides_nothing(h: &impl Harness) {
     let claimer = Claimer::new();
     for n in 1..=20 {
         let enqueued = h.enqueue(drafts(5)).await;
-        let endless = request(3).with_max_attempts(1_000);
-        let cancelled = h.repository().claim(endless.clone().with_claimer(claimer.clone()));
-        let finished = cancelled_at(n, cancelled).await;
-        assert_eq!(deliver_expired(h, endless.with_claimer(claimer.clone()), 5).await, sorted(enqueued));
-        if finished.is_some() {
+        let continued = || request(3).with_claimer(claimer.clone());
+        let finished = cancelled_at(n, h.repository().claim(continued())).await.is_some();
+        let mut delivered = deliver_until_quiet(h, &continued).await;
+        let missed = h.claim_with(request(10).with_recover(false)).await;
+        assert!(missed.is_empty(), "hidden from the loop: {missed:?}");
+        h.expire().await;
+        delivered.extend(h.drain().await);
+        assert_eq!(sorted(delivered), sorted(enqueued));
+        if finished {
             return;
         }
     }
 }
 
-/// Delivers `n` messages, and lets leases expire whenever nothing is found: a statement that was
-/// abandoned may take effect later.
-async fn deliver_expired(h: &impl Harness, request: ClaimRequest, n: usize) -> Vec<MessageId> {
-    let mut delivered = Vec::new();
-    for _ in 0..500 {
-        let claim = h.claim_with(request.clone()).await;
+/// Delivers until nothing was found for longer than a claimer may look at newly arrived messages only.
+async fn deliver_until_quiet(h: &impl Harness, request: &impl Fn() -> ClaimRequest) -> Vec<MessageId> {
+    let (mut delivered, mut n_quiet) = (Vec::new(), 0);
+    while n_quiet < 5 {
+        let claim = h.claim_with(request()).await;
         h.finish_all(&claim.messages).await;
         delivered.extend(ids(&claim.messages));
-        if delivered.len() >= n {
-            break;
-        }
-        if claim.is_empty() {
-            sleep(Duration::from_millis(20)).await;
-            h.expire().await;
+        n_quiet += 1;
+        if !claim.is_empty() {
+            n_quiet = 0;
+        } else {
+            sleep(Duration::from_millis(40)).await;
         }
     }
-    sorted(delivered)
+    delivered
 }
 
 /// Loops with a claimer each share the table.
@@ -202,5 +213,5 @@ pub async fn shared_claimer_is_correct(h: &impl Harness) {
 }
 
 async fn claim<R: Repository>(repository: R, request: ClaimRequest) -> Vec<MessageId> {
-    ids(&insist(async || repository.claim(request.clone()).await).await.messages)
+    ids(&insist(|| repository.claim(request.clone())).await.messages)
 }

@@ -141,10 +141,7 @@ pub async fn id_of_a_claimed_message_is_taken(h: &impl Harness) {
     let id = h.enqueue_one().await;
     let claimed = h.claim_one().await;
     let cx = h.begin().await;
-    assert_eq!(
-        kind(h.repository().enqueue(&cx, vec![draft().id(id)]).await),
-        ErrorKind::AlreadyEnqueued
-    );
+    assert_eq!(kind(h.repository().enqueue(&cx, vec![draft().id(id)]).await), ErrorKind::AlreadyEnqueued);
     h.commit(cx).await;
     h.finish_all(&[claimed]).await;
     h.assert_nothing_to_claim().await;

@@ -197,7 +197,7 @@ pub async fn dead_letters_are_filtered_by_topic(h: &impl OperationsHarness) {
     for limit in [1, 2, 10] {
         let of_topic = |topic| DeadLetterQuery::new(limit).with_topic(topic);
         assert_eq!(page_through(h, of_topic("a")).await, [mixed[0], mixed[2]]);
-        assert_eq!(page_through(h, of_topic("c")).await, []);
+        assert!(page_through(h, of_topic("c")).await.is_empty());
     }
 }
 

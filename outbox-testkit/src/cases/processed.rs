@@ -1,5 +1,6 @@
 //! A message is recorded as processed once, in the transaction that processed it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use outbox_core::{
@@ -129,8 +130,7 @@ async fn waiting_duplicate<H: ProcessedHarness>(
     let metadata = Mark::new(GROUP, id).with_metadata(json!({ "by": "first" }));
     assert_eq!(mark_in(h, &first, metadata).await, Marked::First);
     let (processed, cx) = (h.processed().clone(), second.clone());
-    let mut waiting =
-        tokio::spawn(async move { processed.mark_processed(&cx, Mark::new(GROUP, id)).await });
+    let mut waiting = tokio::spawn(async move { processed.mark_processed(&cx, Mark::new(GROUP, id)).await });
     let answer = timeout(Duration::from_millis(100), &mut waiting).await;
     assert!(answer.is_err(), "the duplicate must wait for the first transaction");
     (first, second, waiting)
@@ -188,21 +188,28 @@ where
     R: Repository + Transactions,
     P: ProcessedStore,
 {
-    let mut fails = fails;
-    insist(async || {
-        let fail = std::mem::take(&mut fails);
-        Transactor::over(&repository)
-            .run(async |cx| {
-                let is_first = processed.mark_processed(cx, Mark::new(GROUP, id)).await? == Marked::First;
-                if is_first {
-                    repository.enqueue(cx, vec![draft()]).await?;
-                }
-                // retryable, so that the consumer tries again
-                if fail { Err(Error::new(ErrorKind::Contention, "test")) } else { Ok(is_first) }
-            })
-            .await
+    let n_tries = AtomicU32::new(0);
+    insist(|| {
+        let fails = fails && n_tries.fetch_add(1, Ordering::Relaxed) == 0;
+        Box::pin(process(&repository, &processed, id, fails))
     })
     .await
+}
+
+async fn process<R, P>(repository: &R, processed: &P, id: MessageId, fails: bool) -> Result<bool>
+where
+    R: Repository + Transactions,
+    P: ProcessedStore,
+{
+    let process = async |cx: &Context| {
+        let is_first = processed.mark_processed(cx, Mark::new(GROUP, id)).await? == Marked::First;
+        if is_first {
+            repository.enqueue(cx, vec![draft()]).await?;
+        }
+        // retryable, so that the consumer tries again
+        if fails { Err(Error::new(ErrorKind::Contention, "test")) } else { Ok(is_first) }
+    };
+    Transactor::over(repository).run(process).await
 }
 
 /// Metadata and fingerprint of the first processing come back to a duplicate.

@@ -67,7 +67,7 @@ pub(crate) fn assert_invalid<T: std::fmt::Debug>(answer: Result<T>, field: &str)
 }
 
 /// Repeats a call that failed in a way that repeating may heal.
-pub(crate) async fn insist<T>(mut call: impl AsyncFnMut() -> Result<T>) -> T {
+pub(crate) async fn insist<T, F: Future<Output = Result<T>>>(mut call: impl FnMut() -> F) -> T {
     for _ in 0..500 {
         match call().await {
             Ok(value) => return value,

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use outbox_core::MemoryRepository;
-use outbox_testkit::{
-    Capabilities, Harness, OperationsHarness, ProcessedHarness, Skip, cases, conformance,
-};
+use outbox_testkit::{Capabilities, Harness, OperationsHarness, ProcessedHarness, Skip, cases, conformance};
 
-pub struct Memory(MemoryRepository);
+pub(crate) struct Memory(MemoryRepository);
 
 impl Harness for Memory {
     const NAME: &'static str = "memory";
@@ -50,7 +48,8 @@ conformance!(Memory: repository, operations, processed);
 
 #[test]
 fn every_case_is_listed_once() {
-    let mut names: Vec<_> = cases!(Memory: repository, operations, processed).iter().map(|case| case.name()).collect();
+    let mut names: Vec<_> =
+        cases!(Memory: repository, operations, processed).iter().map(|case| case.name()).collect();
     let n = names.len();
     names.sort_unstable();
     names.dedup();

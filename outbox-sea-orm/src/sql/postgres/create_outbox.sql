@@ -35,7 +35,8 @@ CREATE INDEX "outbox_dead" ON "outbox" (seq) WHERE state = 2;
 COMMENT ON TABLE "outbox" IS 'outbox schema version 1';
 
 -- The wake-up, a hint that can be left out: notify only while a dispatcher sleeps, which it shows by holding
--- the guard. A NOTIFY in every transaction would serialise the producers' commits.
+-- the guard. A NOTIFY in every transaction would serialise the producers' commits. Rows that become claimable again
+-- draw a new seq; a claim and an acknowledgement write none and do not fire it.
 CREATE FUNCTION "outbox_notify"() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
   guard constant bigint := pg_catalog.hashtextextended('outbox ' || TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME, 0);
@@ -47,4 +48,5 @@ BEGIN
   END IF;
   RETURN NULL;
 END $$;
-CREATE TRIGGER "outbox_notify" AFTER INSERT ON "outbox" FOR EACH STATEMENT EXECUTE FUNCTION "outbox_notify"();
+CREATE TRIGGER "outbox_notify" AFTER INSERT OR UPDATE OF seq ON "outbox"
+  FOR EACH STATEMENT EXECUTE FUNCTION "outbox_notify"();

@@ -1,18 +1,30 @@
--- $1 mark, $2 topics or NULL. What a claimer needs to know about everything above its mark, without locking: the lowest
--- ready row that nobody has claimed (one that another claimer holds at the moment is among them, in case it rolls
--- back); whether parked rows are due, and in how many microseconds the next one is; the highest number handed out;
--- and who holds the lock that every INSERT takes before it draws its number. The order matters: the last column
--- depends on the one before, so it is read after it.
-SELECT (SELECT seq FROM "outbox"
-         WHERE state = 0 AND lease IS NULL AND seq > $1 AND ($2::text[] IS NULL OR topic = ANY ($2::text[]))
-         ORDER BY seq LIMIT 1),
-       coalesce(next.available_at <= clock_timestamp(), false),
-       (extract(epoch FROM next.available_at - clock_timestamp()) * 1000000)::bigint,
+-- $1 mark, $2 topics or NULL. What a claimer needs to know about everything above its mark, without locking:
+--  * the lowest ready row that nobody has claimed; one that another claimer holds at the moment is among them, in
+--    case it rolls back;
+--  * whether parked rows are due, and in how many microseconds the next one is;
+--  * the highest number handed out, and who holds the lock that every INSERT takes before it draws its number. The
+--    order matters: the second depends on the first, so it is read after it;
+--  * where nothing is ready: how many leases have expired, and in how many microseconds the next one does. That walks
+--    the claimed rows, which are in no index of their own.
+SELECT ready.lowest,
+       coalesce(parked.available_at <= clock_timestamp(), false),
+       (extract(epoch FROM parked.available_at - clock_timestamp()) * 1000000)::bigint,
        handed_out.last,
        ARRAY(SELECT DISTINCT virtualtransaction
                FROM pg_locks
               WHERE locktype = 'relation' AND relation = '"outbox"'::regclass AND mode = 'RowExclusiveLock'
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                AND handed_out.last IS NOT NULL)
-  FROM (SELECT min(available_at) AS available_at FROM "outbox" WHERE state = 1) AS next,
-       (SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('"outbox"', 'seq')::regclass), 0) AS last OFFSET 0) AS handed_out
+                AND handed_out.last IS NOT NULL),
+       leased.n_expired,
+       leased.next_expiry
+  FROM (SELECT (SELECT seq FROM "outbox"
+                 WHERE state = 0 AND lease IS NULL AND seq > $1 AND ($2::text[] IS NULL OR topic = ANY ($2::text[]))
+                 ORDER BY seq LIMIT 1) AS lowest OFFSET 0) AS ready
+ CROSS JOIN (SELECT min(available_at) AS available_at FROM "outbox" WHERE state = 1) AS parked
+ CROSS JOIN (SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('"outbox"', 'seq')::regclass), 0) AS last OFFSET 0) AS handed_out
+ CROSS JOIN LATERAL (
+       SELECT count(*) FILTER (WHERE leased_until <= clock_timestamp()) AS n_expired,
+              (extract(epoch FROM min(leased_until) FILTER (WHERE leased_until > clock_timestamp()) - clock_timestamp()) * 1000000)::bigint
+              AS next_expiry
+         FROM "outbox"
+        WHERE ready.lowest IS NULL AND state = 0 AND lease IS NOT NULL AND ($2::text[] IS NULL OR topic = ANY ($2::text[]))) AS leased

@@ -18,7 +18,7 @@ UPDATE "outbox"
                           AND attempts = (SELECT attempts FROM head)
                           AND (?5 IS NULL OR topic IN (SELECT value FROM json_each(?5)))
                         ORDER BY +seq
-                        LIMIT (SELECT min(?1, 1 << 3 * min(?4 - attempts - 1, 4)) FROM head))
+                        LIMIT coalesce((SELECT min(?1, 1 << 3 * min(?4 - attempts - 1, 4)) FROM head), 0))
                WINDOW running AS (ORDER BY seq ROWS UNBOUNDED PRECEDING))
         WHERE bytes <= ?6 OR place = 1)
 RETURNING seq, id, topic, key, payload, headers, created_at, attempts, fence, state

@@ -1,0 +1,67 @@
+//! Five messages in a hundred fail once.
+
+use std::time::Duration;
+
+use outbox_core::{Backoff, Jitter, Message};
+use outbox_dispatcher::Router;
+
+use super::neighbours::against;
+use crate::deliveries::Deliveries;
+use crate::error::Result;
+use crate::load::TOPIC;
+use crate::meter::{Meter, Usage};
+use crate::options::Options;
+use crate::ours::{Ours, full_batches};
+use crate::report::Line;
+use crate::side::{Round, Side, drained, fill, interleave};
+use crate::site::Site;
+
+const ONE_IN: u128 = 20;
+/// Short against the run, so that the rate is not that of waiting.
+const DELAY: Duration = Duration::from_millis(100);
+
+pub(crate) async fn run(site: &Site, options: &Options) -> Result<Line> {
+    let n_messages = options.n_messages(200_000);
+    let (without, with) = interleave(
+        site,
+        options.n_rounds.min(3),
+        async |round| drained::<Ours>(site, n_messages, round).await,
+        async |round| drained_with_failures(site, n_messages, round).await,
+    )
+    .await?;
+    let line = Line::new("retries", site.kind())
+        .with("messages", n_messages)
+        .with("failing_once", 1.0 / ONE_IN as f64)
+        .with("delay_ms", DELAY.as_millis() as u64);
+    Ok(against(line, &without, &with))
+}
+
+async fn drained_with_failures(site: &Site, n_messages: u64, round: Round) -> Result<Usage> {
+    let ours = Ours::create(site).await?;
+    fill(&ours, n_messages).await?;
+    site.rest().await?;
+    let deliveries = Deliveries::default();
+    let backoff = Backoff::default().with_base(DELAY).with_jitter(Jitter::None);
+    let meter = Meter::start(site, ours.file(), round.detailed).await?;
+    let live = ours.start(failing_once(&deliveries), full_batches().with_backoff(backoff))?;
+    deliveries.reach(n_messages).await?;
+    let report = live.stop().await?;
+    let usage = meter.stop(n_messages).await?;
+    ours.remove().await?;
+    if report.n_done != n_messages || report.n_retried == 0 {
+        return Err(format!("{n_messages} messages with retries: {report:?}").into());
+    }
+    Ok(usage)
+}
+
+/// Counts successes.
+fn failing_once(deliveries: &Deliveries) -> Router {
+    let deliveries = deliveries.clone();
+    Router::new().on(TOPIC, async move |message: Message| {
+        if message.attempt == 1 && message.id.as_u128() % ONE_IN == 0 {
+            Err("not now")?;
+        }
+        deliveries.count();
+        Ok(())
+    })
+}

@@ -1,0 +1,178 @@
+//! The tables of this crate as backends of the conformance suite.
+
+use std::time::Duration;
+
+use outbox_core::{MessageId, TableName};
+use outbox_sea_orm::{OutboxTable, ProcessedTable};
+use outbox_testkit::{Capabilities, Corruption, Harness, OperationsHarness, ProcessedHarness, Skip};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
+use uuid::Uuid;
+
+/// What both harnesses have.
+pub(crate) struct Tables {
+    pub(crate) db: DatabaseConnection,
+    pub(crate) outbox: OutboxTable,
+    pub(crate) inbox: ProcessedTable,
+}
+
+impl Tables {
+    async fn create(db: DatabaseConnection, schema: &str) -> Self {
+        let name = |table| TableName::parse(&format!("{schema}.{table}")).expect("name");
+        let outbox = OutboxTable::new(&db, name("outbox"));
+        let inbox = ProcessedTable::new(&db, name("inbox"));
+        outbox.migrate().await.expect("migrate the outbox");
+        inbox.migrate().await.expect("migrate the inbox");
+        Self { db, outbox, inbox }
+    }
+
+    /// Subtracts `by`, written as the dialect's own interval, from every time of both tables.
+    async fn shift(&self, [outbox, inbox]: [&str; 2], by: &str) {
+        let columns = ["created_at", "available_at", "leased_until", "dead_at"];
+        let set: Vec<String> = columns.iter().map(|column| format!("{column} = {column} - {by}")).collect();
+        self.execute(&format!("UPDATE {outbox} SET {}", set.join(", "))).await.expect("shift the outbox");
+        self.execute(&format!("UPDATE {inbox} SET processed_at = processed_at - {by}"))
+            .await
+            .expect("shift the inbox");
+    }
+
+    async fn execute(&self, sql: &str) -> Result<u64, sea_orm::DbErr> {
+        let result = self.db.execute_unprepared(sql).await;
+        result.map(|result| result.rows_affected())
+    }
+
+    async fn corrupt(&self, backend: DbBackend, sql: &str, id: MessageId) -> bool {
+        let statement = Statement::from_sql_and_values(backend, sql, [id.into()]);
+        // a constraint that refuses the row is as good as a claim that survives it
+        self.db.execute_raw(statement).await.is_ok_and(|result| result.rows_affected() == 1)
+    }
+}
+
+/// A schema of its own on the shared server.
+pub(crate) struct Postgres {
+    pub(crate) tables: Tables,
+    schema: String,
+}
+
+impl Harness for Postgres {
+    const NAME: &'static str = "postgres";
+    type Repository = OutboxTable;
+
+    async fn start() -> Result<Self, Skip> {
+        let server = outbox_testkit::server::postgres().await?;
+        let mut options = ConnectOptions::new(server.url());
+        options.max_connections(12).sqlx_logging(false);
+        let db = Database::connect(options).await.expect("connect");
+        let schema = format!("t_{}", Uuid::new_v4().simple());
+        let tables = Tables::create(db, &schema).await;
+        Ok(Self { tables, schema })
+    }
+
+    fn repository(&self) -> &OutboxTable {
+        &self.tables.outbox
+    }
+
+    async fn advance(&self, by: Duration) {
+        let names = [&*format!("{}.outbox", self.schema), &*format!("{}.inbox", self.schema)];
+        self.tables.shift(names, &format!("interval '{} microseconds'", by.as_micros())).await;
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::all()
+    }
+
+    async fn corrupt(&self, id: MessageId, corruption: Corruption) -> bool {
+        let set = match corruption {
+            Corruption::Headers => "headers = '[1]'",
+            Corruption::Attempts => "attempts = -1",
+            Corruption::CreatedAt => "created_at = 'infinity'",
+            _ => return false,
+        };
+        let sql = format!("UPDATE {}.outbox SET {set} WHERE id = $1", self.schema);
+        self.tables.corrupt(DbBackend::Postgres, &sql, id).await
+    }
+
+    async fn finish(self) {
+        self.tables.execute(&format!("DROP SCHEMA {} CASCADE", self.schema)).await.expect("drop the schema");
+    }
+}
+
+/// A file of its own.
+pub(crate) struct Sqlite {
+    pub(crate) tables: Tables,
+    _folder: tempfile::TempDir,
+}
+
+impl Harness for Sqlite {
+    const NAME: &'static str = "sqlite";
+    type Repository = OutboxTable;
+
+    async fn start() -> Result<Self, Skip> {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut options =
+            ConnectOptions::new(format!("sqlite://{}/test.db?mode=rwc", folder.path().display()));
+        options.max_connections(6).sqlx_logging(false).map_sqlx_sqlite_opts(|options| {
+            use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+            options
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Off)
+                .busy_timeout(Duration::from_secs(20))
+        });
+        let db = Database::connect(options).await.expect("connect");
+        Ok(Self { tables: Tables::create(db, "t").await, _folder: folder })
+    }
+
+    fn repository(&self) -> &OutboxTable {
+        &self.tables.outbox
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.tables.shift(["t_outbox", "t_inbox"], &by.as_millis().to_string()).await;
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::all().with_hints(false).with_concurrent_writers(false)
+    }
+
+    async fn corrupt(&self, id: MessageId, corruption: Corruption) -> bool {
+        let set = match corruption {
+            Corruption::Headers => "headers = '[1]'",
+            Corruption::Attempts => "attempts = -1",
+            Corruption::CreatedAt => "created_at = 'never'",
+            _ => return false,
+        };
+        let sql = format!("UPDATE t_outbox SET {set} WHERE id = ?1");
+        self.tables.corrupt(DbBackend::Sqlite, &sql, id).await
+    }
+}
+
+impl OperationsHarness for Postgres {
+    type Operations = OutboxTable;
+
+    fn operations(&self) -> &OutboxTable {
+        &self.tables.outbox
+    }
+}
+
+impl OperationsHarness for Sqlite {
+    type Operations = OutboxTable;
+
+    fn operations(&self) -> &OutboxTable {
+        &self.tables.outbox
+    }
+}
+
+impl ProcessedHarness for Postgres {
+    type Processed = ProcessedTable;
+
+    fn processed(&self) -> &ProcessedTable {
+        &self.tables.inbox
+    }
+}
+
+impl ProcessedHarness for Sqlite {
+    type Processed = ProcessedTable;
+
+    fn processed(&self) -> &ProcessedTable {
+        &self.tables.inbox
+    }
+}

@@ -1,0 +1,4 @@
+//! Tests on real databases.
+
+mod conformance;
+mod harness;
