@@ -58,7 +58,7 @@ impl Drop for Scratch {
 pub async fn connect_sqlite(file: &Path) -> Result<DatabaseConnection, DbErr> {
     let file = file.to_owned();
     let mut options = ConnectOptions::new("sqlite:");
-    options.max_connections(6).sqlx_logging(false).map_sqlx_sqlite_opts(move |options| {
+    options.max_connections(12).sqlx_logging(false).map_sqlx_sqlite_opts(move |options| {
         options
             .filename(&file)
             .create_if_missing(true)

@@ -45,7 +45,8 @@ impl Flags {
         let Some(text) = self.0.remove(name) else {
             return Ok(None);
         };
-        let duration = duration(&text).ok_or_else(|| format!("--{name} {text}: expected 500ms, 30s, 10m …"))?;
+        let duration =
+            duration(&text).ok_or_else(|| format!("--{name} {text}: expected 500ms, 30s, 10m …"))?;
         Ok(Some(duration))
     }
 

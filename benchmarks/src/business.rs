@@ -7,7 +7,8 @@ pub(crate) const POSTGRES_TABLE: &str = "DROP TABLE IF EXISTS public.business;
 /// On PostgreSQL.
 pub(crate) const POSTGRES_INSERT: &str = "INSERT INTO public.business (id, item, amount) VALUES ($1, $2, $3)";
 /// On SQLite.
-pub(crate) const SQLITE_TABLE: &str = "CREATE TABLE IF NOT EXISTS business (id BLOB PRIMARY KEY, item TEXT NOT NULL,
+pub(crate) const SQLITE_TABLE: &str =
+    "CREATE TABLE IF NOT EXISTS business (id BLOB PRIMARY KEY, item TEXT NOT NULL,
     amount INTEGER NOT NULL, created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)";
 /// On SQLite.
 pub(crate) const SQLITE_INSERT: &str = "INSERT INTO business (id, item, amount) VALUES (?, ?, ?)";

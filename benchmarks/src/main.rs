@@ -19,8 +19,8 @@ mod report;
 mod scenario;
 mod side;
 mod site;
-mod stats;
 mod statements;
+mod stats;
 
 use std::env;
 use std::process::ExitCode;

@@ -89,11 +89,7 @@ mod tests {
     #[test]
     fn a_stat_line_is_read_behind_any_name() {
         let line = "7 (a) b) S 3 7 7 0 -1 4194304 102 0 0 0 10 20 30 40 20 0 1 0 192586 3133440 418";
-        let cpu = Cpu {
-            parent: 3,
-            own: Duration::from_millis(300),
-            waited_for: Duration::from_millis(700),
-        };
+        let cpu = Cpu { parent: 3, own: Duration::from_millis(300), waited_for: Duration::from_millis(700) };
         assert_eq!(parse_stat(line), Some(cpu));
     }
 

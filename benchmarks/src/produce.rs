@@ -46,7 +46,11 @@ impl Plan {
             per_second: flags.get("rate", f64::INFINITY)?,
             batch: flags.get("batch", 1)?,
             tasks: flags.get("tasks", 8)?,
-            topics: flags.get("topics", crate::load::TOPIC.to_owned())?.split(',').map(str::to_owned).collect(),
+            topics: flags
+                .get("topics", crate::load::TOPIC.to_owned())?
+                .split(',')
+                .map(str::to_owned)
+                .collect(),
             n_keys: flags.get("keys", u64::MAX)?,
             payload: sizes(&flags.get("payload", "200".to_owned())?)?,
             delay: flags.duration("delay")?.unwrap_or(Duration::from_secs(10)),
@@ -190,8 +194,9 @@ mod tests {
 
     #[test]
     fn shares_decide_what_a_draft_has() {
-        let mut flags = Flags::parse(["--delay-share", "1", "--failure-share", "1", "--keys", "1"].map(str::to_owned))
-            .expect("pairs");
+        let mut flags =
+            Flags::parse(["--delay-share", "1", "--failure-share", "1", "--keys", "1"].map(str::to_owned))
+                .expect("pairs");
         let draft = Plan::read(&mut flags).expect("a plan").draft(3);
         assert_eq!((draft.key.as_deref(), draft.delay), (Some("key-0"), Duration::from_secs(10)));
         assert_eq!(draft.headers.get(FAILURES).map(String::as_str), Some("1"));

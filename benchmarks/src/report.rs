@@ -179,7 +179,9 @@ mod tests {
 
     #[test]
     fn a_missing_figure_fails_its_gate() {
-        let passes = |figure, bound| Gate { scenario: String::new(), name: "", figure, bound, is_exact: true }.passes();
+        let passes = |figure, bound| {
+            Gate { scenario: String::new(), name: "", figure, bound, is_exact: true }.passes()
+        };
         assert!(passes(0.7, Bound::AtLeast(0.7)) && passes(2.2, Bound::AtMost(2.2)));
         assert!(!passes(f64::NAN, Bound::AtLeast(0.7)) && !passes(f64::NAN, Bound::AtMost(0.7)));
     }

@@ -62,7 +62,12 @@ pub(crate) async fn interleave(
 }
 
 /// Measures `n_messages` of 1 message and 1 business row per transaction, by so many tasks.
-pub(crate) async fn singles<S: Side>(site: &Site, n_messages: u64, n_tasks: usize, round: Round) -> Result<Usage> {
+pub(crate) async fn singles<S: Side>(
+    site: &Site,
+    n_messages: u64,
+    n_tasks: usize,
+    round: Round,
+) -> Result<Usage> {
     let side = S::create(site).await?;
     let drafts = batches(TOPIC, n_messages, BATCH, Duration::ZERO).into_iter().flatten().collect();
     let parts = split(drafts, n_tasks);
@@ -114,7 +119,12 @@ pub(crate) async fn fill<S: Side>(side: &S, n_messages: u64) -> Result<()> {
 }
 
 /// The same for another topic, or for later.
-pub(crate) async fn fill_with<S: Side>(side: &S, topic: &str, n_messages: u64, delay: Duration) -> Result<()> {
+pub(crate) async fn fill_with<S: Side>(
+    side: &S,
+    topic: &str,
+    n_messages: u64,
+    delay: Duration,
+) -> Result<()> {
     const PIECE: u64 = 50_000;
     let mut left = n_messages;
     while left > 0 {

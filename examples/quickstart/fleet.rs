@@ -22,9 +22,11 @@ pub(crate) fn own_name() -> Option<String> {
 /// The child's side: delivers until the parent closes our standard input, or is gone.
 pub(crate) async fn dispatch(name: &str) -> Result<(), AnyError> {
     let storage = Storage::connect(&Place::from_parent()?).await?;
+    // quick to notice a dead neighbour and slow to settle, so that a short run shows what a long one would
     let config = Config::default()
-        .with_concurrency(4)
+        .with_concurrency(8)
         .with_lease(Duration::from_secs(1))
+        .with_settle_delay(Duration::from_millis(100))
         .with_backoff(Backoff::default().with_base(Duration::from_millis(200)))
         .with_min_poll(Duration::from_millis(10))
         .with_max_poll(Duration::from_millis(200));

@@ -12,6 +12,11 @@ use crate::tables::intake::Outcome;
 use crate::tables::{intake, order};
 
 const CREDIT_LIMIT_CENTS: i64 = 100_000;
+/// The topics.
+pub(crate) const CARD: &str = "order.card";
+pub(crate) const INVOICE: &str = "order.invoice";
+pub(crate) const GIFT_CARD: &str = "order.gift_card";
+
 const MAX_ID_BYTES: usize = 40;
 
 #[derive(Deserialize)]
@@ -74,9 +79,9 @@ impl Order {
 
     fn message(&self, amount_cents: i64) -> Result<Draft, Error> {
         let (topic, gift_card) = match &self.payment {
-            Payment::Card => ("order.card", None),
-            Payment::Invoice => ("order.invoice", None),
-            Payment::GiftCard { code } => ("order.gift_card", Some(code.clone())),
+            Payment::Card => (CARD, None),
+            Payment::Invoice => (INVOICE, None),
+            Payment::GiftCard { code } => (GIFT_CARD, Some(code.clone())),
         };
         let event = OrderPlaced { order_id: self.order_id.clone(), amount_cents, gift_card };
         Ok(Draft::json(topic, &event)?.key(&self.order_id))

@@ -3,6 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use outbox_core::TableName;
 use outbox_examples::{AnyError, connect_sqlite};
@@ -48,7 +49,8 @@ impl Place {
             Self::Sqlite(file) => Ok(connect_sqlite(file).await?),
             Self::Postgres { url, schema } => {
                 let mut options = ConnectOptions::new(url);
-                options.max_connections(12).sqlx_logging(false).set_schema_search_path(schema);
+                options.max_connections(12).connect_timeout(Duration::from_secs(10)).sqlx_logging(false);
+                options.set_schema_search_path(schema);
                 Ok(Database::connect(options).await?)
             }
         }

@@ -171,7 +171,7 @@ impl Desk {
             Some(handler) => {
                 handler::run(handler, message, self.config.handler_timeout, self.called_off(place)).await
             }
-            None => Ending::Unrouted(message.topic),
+            None => self.router.unrouted(message.topic),
         };
         if let Ending::Failed { text, .. } = &ending
             && ending.is_unavailable()
@@ -224,7 +224,7 @@ impl Desk {
             Outcome::Retry { after, .. } => Some(after),
             _ => None,
         });
-        let due = due.min().map(|after| Instant::now() + after);
+        let due = due.min().map(|after| Instant::now() + after + clock_tolerance(after));
         let mut calls = {
             let mut held = self.held();
             if let Some(due) = due {
@@ -259,6 +259,11 @@ impl Desk {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         self.claim_loop.notify_one();
     }
+}
+
+/// The database's clock may go slower than ours: looking too early finds nothing.
+fn clock_tolerance(after: Duration) -> Duration {
+    after / 1_000 + Duration::from_millis(1)
 }
 
 // for the heartbeat

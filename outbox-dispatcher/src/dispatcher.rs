@@ -26,6 +26,8 @@ use crate::{Config, Event, Observer, Report, Router, TracingObserver, heartbeat}
 /// written in batches, the next claim is under way. It asks for as many messages as the handlers start soon:
 /// up to `batch` for quick ones, no more than can be started for those that take seconds.
 ///
+/// It needs a tokio runtime with its timer enabled.
+///
 /// # Guarantees
 /// * Every claimed message is settled, released, or becomes claimable again when its lease expires.
 /// * A handler is called at most `max_attempts` times for a message, whatever goes wrong in between.
@@ -79,7 +81,7 @@ impl<R: Repository + Wakeup + 'static> Dispatcher<R> {
         Ok(self)
     }
 
-    /// Replaces the observer.
+    /// Replaces the observer; `(TracingObserver, mine)` keeps the default one.
     #[must_use]
     pub fn with_observer(mut self, observer: impl Observer) -> Self {
         self.observers = Observers::new(observer);

@@ -235,7 +235,9 @@ impl Held {
         }
         let resumed = ticket.is_probe && opens && self.gate.open();
         self.should_look |= resumed;
-        self.gate.set_trying(false);
+        if ticket.is_probe {
+            self.gate.set_trying(false);
+        }
         self.finished.push(Finished { ticket, outcome });
         resumed
     }

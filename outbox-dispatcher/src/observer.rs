@@ -181,6 +181,14 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
     }
 }
 
+/// Tells both, the first one first: `(TracingObserver, mine)`.
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn on(&self, event: &Event<'_>) {
+        self.0.on(event);
+        self.1.on(event);
+    }
+}
+
 /// Writes every event with [`tracing`]: the default observer. What handlers' errors say goes to level debug
 /// only, since it may quote what they worked on.
 #[derive(Clone, Copy, Debug, Default)]

@@ -4,10 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 
 use outbox_core::{
-    ClaimRequest, Context, DynHandler, Error, Handler, HandlerResult, HandlerResultExt, Message, Result,
-    handler_fn,
+    ClaimRequest, Context, DynHandler, Error, Handler, HandlerErrorKind, HandlerResult, HandlerResultExt,
+    Message, Result, handler_fn,
 };
 use serde::de::DeserializeOwned;
+
+use crate::decision::Ending;
 
 /// Which handler serves which topic.
 ///
@@ -60,7 +62,7 @@ impl Router {
     pub fn on<F, Fut>(self, topic: impl Into<String>, f: F) -> Self
     where
         F: FnOnce(Message) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = HandlerResult> + Send + 'static,
+        Fut: Future<Output = HandlerResult> + Send,
     {
         self.route(topic, handler_fn(move |_: Context, message| f(message)))
     }
@@ -72,7 +74,7 @@ impl Router {
     where
         T: DeserializeOwned + Send + 'static,
         F: FnOnce(T) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = HandlerResult> + Send + 'static,
+        Fut: Future<Output = HandlerResult> + Send,
     {
         self.on(topic, async move |message: Message| {
             let value = message.json::<T>().dead_letter()?;
@@ -136,6 +138,18 @@ impl Router {
             (Route::Own(index), _) => self.routes.get(*index).map(|(_, handler)| &**handler),
             (Route::Unknown(_), Unknown::Fallback(handler)) => Some(&**handler),
             (Route::Unknown(_), _) => None,
+        }
+    }
+
+    /// How it ends when [`handler`](Self::handler) has none. A message that was not asked for is not dead at
+    /// once: another release may know its topic.
+    pub(crate) fn unrouted(&self, topic: String) -> Ending {
+        match self.unknown {
+            Unknown::DeadLetter => Ending::Unrouted(topic),
+            _ => Ending::Failed {
+                kind: HandlerErrorKind::Retry,
+                text: format!("no handler for topic {topic}"),
+            },
         }
     }
 

@@ -48,6 +48,7 @@ pub(crate) struct Sleeper<R: Wakeup> {
     stream: Stream,
     ear: Ear<R::Listener>,
     n_lost: u32,
+    is_deaf: bool,
 }
 
 /// How the dispatcher hears of messages.
@@ -88,6 +89,7 @@ impl<R: Wakeup + 'static> Sleeper<R> {
             stream: Stream::default(),
             ear: Ear::None,
             n_lost: 0,
+            is_deaf: false,
         };
         sleeper.open();
         sleeper
@@ -115,8 +117,7 @@ impl<R: Wakeup + 'static> Sleeper<R> {
                 now
             }
             Ok(Step::Deaf) => {
-                self.observers.emit(&Event::WakeupDeaf);
-                self.close(DEAF_INTERVAL);
+                self.deaf();
                 now
             }
             Err(error) => {
@@ -175,8 +176,16 @@ impl<R: Wakeup + 'static> Sleeper<R> {
     }
 
     fn heard(&mut self) {
+        self.is_deaf = false;
         let again = std::mem::take(&mut self.n_lost) > 0;
         self.observers.emit(&Event::WakeupReady { again });
+    }
+
+    fn deaf(&mut self) {
+        if !std::mem::replace(&mut self.is_deaf, true) {
+            self.observers.emit(&Event::WakeupDeaf);
+        }
+        self.close(DEAF_INTERVAL);
     }
 
     fn lost(&mut self, error: &Error) {
@@ -293,8 +302,7 @@ impl Stream {
         self.n_finds = if is_near { self.n_finds.saturating_add(1) } else { 1 };
         self.last_find = Some(now);
         self.last_look = Some(now + LAST_LOOK);
-        let goes_on = self.ends_at.is_some_and(|end| now < end);
-        if found == Found::More || self.n_finds >= STREAM_LENGTH || goes_on {
+        if found == Found::More || self.n_finds >= STREAM_LENGTH {
             self.ends_at = Some(now + STREAM_END);
         }
     }
@@ -365,9 +373,8 @@ mod tests {
         assert_eq!(look(23, Found::Some), None);
         assert_eq!(look(26, Found::Some), Some(28), "three in a row");
         assert_eq!(look(28, Found::Nothing), Some(30));
-        assert_eq!(look(40, Found::Some), Some(42), "it lasts");
-        assert_eq!(look(59, Found::Nothing), Some(61));
-        assert_eq!(look(61, Found::Nothing), None, "it is over");
+        assert_eq!(look(45, Found::Some), Some(47), "it lasts");
+        assert_eq!(look(47, Found::Nothing), None, "one message alone does not prolong it");
         assert_eq!(look(90, Found::More), Some(90), "a backlog");
     }
 }

@@ -63,7 +63,6 @@ async fn settle_chunk(table: &OutboxTable, dialect: Dialect, items: &[Item]) -> 
     }
 }
 
-/// One statement. It returns the positions, from 1, of the lost leases.
 #[cfg(feature = "postgres")]
 async fn settle_postgres(table: &OutboxTable, items: &[Item]) -> Result<Vec<Lease>> {
     let sql = &table.table()?.sql;
@@ -75,14 +74,30 @@ async fn settle_postgres(table: &OutboxTable, items: &[Item]) -> Result<Vec<Leas
         values.push(items.iter().map(|item| item.delay).collect::<Vec<_>>().into());
         values.push(items.iter().map(|item| item.error.clone()).collect::<Vec<_>>().into());
     }
-    let text = if is_done { &sql.settle_done } else { &sql.settle };
-    at_positions(&leases, &table.query("settle", table.hot()?, text, Values(values)).await?)
+    change(table, "settle", if is_done { &sql.settle_done } else { &sql.settle }, &leases, values).await
 }
 
+/// Runs a statement that answers with the number of good leases and, unless all were, with their numbers and tokens;
+/// returns the others.
 #[cfg(feature = "postgres")]
-fn at_positions(leases: &[Lease], rows: &[sea_orm::QueryResult]) -> Result<Vec<Lease>> {
-    let position = |row| crate::row::column::<i64>(row, 0);
-    rows.iter().map(|row| Ok(leases[usize::try_from(position(row)? - 1).unwrap_or_default()])).collect()
+async fn change(
+    table: &OutboxTable,
+    operation: &'static str,
+    sql: &str,
+    leases: &[Lease],
+    values: Vec<Value>,
+) -> Result<Vec<Lease>> {
+    let rows = table.query(operation, table.hot()?, sql, Values(values)).await?;
+    let row =
+        rows.first().ok_or_else(|| outbox_core::Error::new(outbox_core::ErrorKind::Other, operation))?;
+    let good: i64 = crate::row::column(row, 0)?;
+    if good == leases.len() as i64 {
+        return Ok(Vec::new());
+    }
+    let numbers: Option<Vec<i64>> = crate::row::column(row, 1)?;
+    let tokens: Option<Vec<uuid::Uuid>> = crate::row::column(row, 2)?;
+    let good: HashSet<_> = numbers.into_iter().flatten().zip(tokens.into_iter().flatten()).collect();
+    Ok(leases.iter().filter(|lease| !good.contains(&(lease.locator, lease.token))).copied().collect())
 }
 
 #[cfg(feature = "postgres")]
@@ -99,13 +114,13 @@ async fn settle_sqlite(table: &OutboxTable, items: &[Item]) -> Result<Vec<Lease>
     let (done, kept): (Vec<&Item>, Vec<&Item>) = items.iter().partition(|item| item.outcome == Item::DONE);
     let done_leases: Vec<Lease> = done.iter().map(|item| item.lease).collect();
     let done_values = done_leases.iter().flat_map(lease_values).collect();
-    let mut lost = change(table, "settle", &sql.settle_done, &done_leases, done_values).await?;
+    let mut lost = change_rows(table, "settle", &sql.settle_done, &done_leases, done_values).await?;
     let kept_leases: Vec<Lease> = kept.iter().map(|item| item.lease).collect();
     let kept_values = kept.iter().flat_map(|item| {
         let rest: [Value; 3] = [item.outcome.into(), item.delay.into(), item.error.clone().into()];
         lease_values(&item.lease).into_iter().chain(rest)
     });
-    lost.extend(change(table, "settle", &sql.settle, &kept_leases, kept_values.collect()).await?);
+    lost.extend(change_rows(table, "settle", &sql.settle, &kept_leases, kept_values.collect()).await?);
     Ok(lost)
 }
 
@@ -116,7 +131,7 @@ fn lease_values(lease: &Lease) -> [Value; 2] {
 
 /// Runs a statement that returns the ids that it changed, and returns the other leases.
 #[cfg(feature = "sqlite")]
-async fn change(
+async fn change_rows(
     table: &OutboxTable,
     operation: &'static str,
     sql: &str,
@@ -157,13 +172,13 @@ async fn extend_chunk(
         Dialect::Postgres => {
             let mut values = lease_arrays(leases);
             values.push(by.into());
-            at_positions(leases, &table.query("extend", table.hot()?, sql, Values(values)).await?)
+            change(table, "extend", sql, leases, values).await
         }
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => {
             let mut values: Vec<Value> = leases.iter().flat_map(lease_values).collect();
             values.push(by.into());
-            change(table, "extend", sql, leases, values).await
+            change_rows(table, "extend", sql, leases, values).await
         }
     }
 }

@@ -3,8 +3,10 @@
 pub mod cases;
 mod conformance;
 mod harness;
+mod model;
 mod random;
 pub mod server;
 
 pub use conformance::Case;
 pub use harness::{Capabilities, Corruption, Harness, OperationsHarness, ProcessedHarness, Skip};
+pub use model::{find_difference, model};

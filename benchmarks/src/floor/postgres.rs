@@ -140,7 +140,8 @@ async fn insert_batch(connection: &mut PgConnection, drafts: &[Draft]) -> Result
 async fn enqueue_each(pool: PgPool, drafts: Vec<Draft>) -> Result<()> {
     for draft in drafts {
         let mut transaction = pool.begin().await?;
-        let row = query(business::POSTGRES_INSERT).bind(Uuid::now_v7()).bind(business::ITEM).bind(business::AMOUNT);
+        let row =
+            query(business::POSTGRES_INSERT).bind(Uuid::now_v7()).bind(business::ITEM).bind(business::AMOUNT);
         row.execute(&mut *transaction).await?;
         insert_one(&mut transaction, &draft).await?;
         transaction.commit().await?;

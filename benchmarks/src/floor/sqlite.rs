@@ -148,7 +148,8 @@ async fn insert_batch(connection: &mut SqliteConnection, drafts: &[Draft]) -> Re
 async fn enqueue_each(pool: SqlitePool, drafts: Vec<Draft>) -> Result<()> {
     for draft in drafts {
         let mut transaction = pool.begin().await?;
-        let row = query(business::SQLITE_INSERT).bind(Uuid::now_v7()).bind(business::ITEM).bind(business::AMOUNT);
+        let row =
+            query(business::SQLITE_INSERT).bind(Uuid::now_v7()).bind(business::ITEM).bind(business::AMOUNT);
         row.execute(&mut *transaction).await?;
         insert_one(&mut transaction, &draft).await?;
         transaction.commit().await?;

@@ -29,9 +29,11 @@ pub(crate) async fn run(site: &Site, options: &Options) -> Result<Line> {
         return Ok(line);
     }
     let ratio = ours.ratio_to(&floor);
-    Ok(line
-        .gate("rate / floor", ratio, Bound::AtLeast(0.7))
-        .exact_gate("statements per full batch", per_batch, Bound::AtMost(2.2)))
+    Ok(line.gate("rate / floor", ratio, Bound::AtLeast(0.7)).exact_gate(
+        "statements per full batch",
+        per_batch,
+        Bound::AtMost(2.2),
+    ))
 }
 
 /// Without full-page images, which depend on when the last checkpoint was and not on the statements.

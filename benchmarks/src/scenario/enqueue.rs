@@ -39,7 +39,8 @@ pub(crate) async fn batch(site: &Site, options: &Options) -> Result<Line> {
     .await?;
     // without `BEGIN` and `COMMIT`
     let per_call = ours.median(Usage::statements_per_message) * BATCH as f64 - 2.0;
-    let line = Line::new("enqueue_batch", site.kind()).with("messages", n_messages).with("per_transaction", BATCH);
+    let line =
+        Line::new("enqueue_batch", site.kind()).with("messages", n_messages).with("per_transaction", BATCH);
     Ok(compared(line, site, &floor, &ours, per_call))
 }
 
@@ -49,6 +50,9 @@ fn compared(line: Line, site: &Site, floor: &Rounds, ours: &Rounds, per_call: f6
         return line;
     }
     let ratio = ours.ratio_to(floor);
-    line.gate("rate / floor", ratio, Bound::AtLeast(0.85))
-        .exact_gate("statements per call", per_call, Bound::Exactly(1.0))
+    line.gate("rate / floor", ratio, Bound::AtLeast(0.85)).exact_gate(
+        "statements per call",
+        per_call,
+        Bound::Exactly(1.0),
+    )
 }

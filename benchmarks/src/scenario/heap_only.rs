@@ -42,7 +42,9 @@ impl Counts {
     async fn settled(session: &mut PgConnection, ours: &Ours, n_messages: u64) -> Result<Self> {
         for _ in 0..N_LOOKS {
             let counts = Self::read(session, ours).await?;
-            if counts.n_deleted.cast_unsigned() >= n_messages && counts.n_updated.cast_unsigned() >= n_messages {
+            if counts.n_deleted.cast_unsigned() >= n_messages
+                && counts.n_updated.cast_unsigned() >= n_messages
+            {
                 return Ok(counts);
             }
             sleep(BETWEEN_LOOKS).await;

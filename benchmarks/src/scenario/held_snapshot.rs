@@ -19,7 +19,9 @@ struct Snapshot(PgConnection);
 impl Snapshot {
     async fn take(site: &Site) -> Result<Self> {
         let mut session = site.postgres()?.connect(BENCH).await?;
-        raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class").execute(&mut session).await?;
+        raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class")
+            .execute(&mut session)
+            .await?;
         Ok(Self(session))
     }
 

@@ -75,7 +75,10 @@ pub(crate) fn line(site: &Site, figures: &Figures) -> Line {
     let line = Line::new("idle", site.kind())
         .with("window_seconds", figures.window.as_secs())
         .figure("statements_per_minute", figures.per_minute)
-        .with("falling_asleep", json!({ "seconds": FALLING_ASLEEP.as_secs(), "statements": figures.first_seconds }))
+        .with(
+            "falling_asleep",
+            json!({ "seconds": FALLING_ASLEEP.as_secs(), "statements": figures.first_seconds }),
+        )
         .with("client_cpu_ms_per_minute", rounded(per_minute_ms(figures)));
     match site.kind() {
         Kind::Postgres => line.exact_gate("statements per idle minute", figures.per_minute, GATE),

@@ -39,7 +39,7 @@ pub(crate) async fn run(site: &Site, options: &Options) -> Result<Line> {
     let (deliveries, finds) = (Deliveries::default(), Arc::new(Finds::default()));
     let live = start(ours.outbox.clone(), recording(&deliveries), Config::default(), Arc::clone(&finds))?;
     until_quiet().await;
-    postgres.forget_statements().await?;
+    postgres.forget_statements(BENCH).await?;
     paced(n_messages, PER_SECOND, async |number| {
         ours.enqueue_one(stamped(TOPIC, number, nanos())).await?;
         Ok(0)
@@ -63,7 +63,9 @@ fn line(site: &Site, n_messages: u64, calls: &[(String, u64)], n_finds: u64) -> 
     let core = per_message(Part::Producer) + finding.min(claims) + per_message(Part::Settle);
     let queries: Vec<Value> = calls
         .iter()
-        .map(|(text, calls)| json!([Part::of(text).name(), rounded(*calls as f64 / n_messages as f64), head(text)]))
+        .map(|(text, calls)| {
+            json!([Part::of(text).name(), rounded(*calls as f64 / n_messages as f64), head(text)])
+        })
         .collect();
     Line::new("low_rate_statements", site.kind())
         .with("messages", n_messages)

@@ -125,7 +125,9 @@ impl Plan {
     }
 
     fn is_claim(&self) -> bool {
-        self.text().contains("UPDATE") && self.text().contains("row_number()") && !self.text().contains("WITH head")
+        self.text().contains("UPDATE")
+            && self.text().contains("row_number()")
+            && !self.text().contains("WITH head")
     }
 
     fn root(&self, field: &str) -> f64 {
@@ -151,11 +153,14 @@ impl Plan {
     }
 
     fn of_type<'a>(&'a self, words: &'a str) -> impl Iterator<Item = &'a Value> {
-        self.nodes().into_iter().filter(move |node| node["Node Type"].as_str().is_some_and(|kind| kind.contains(words)))
+        self.nodes()
+            .into_iter()
+            .filter(move |node| node["Node Type"].as_str().is_some_and(|kind| kind.contains(words)))
     }
 
     fn uses_index(&self, suffix: &str) -> bool {
-        self.of_type("Index").any(|node| node["Index Name"].as_str().is_some_and(|name| name.ends_with(suffix)))
+        self.of_type("Index")
+            .any(|node| node["Index Name"].as_str().is_some_and(|name| name.ends_with(suffix)))
     }
 
     fn rows_sorted(&self) -> f64 {

@@ -34,10 +34,11 @@ pub(crate) async fn run(site: &Site, options: &Options) -> Result<Line> {
     let figures = child(&ours, n_messages).await?;
     ours.remove().await?;
     let growth = figures["growth"].as_f64().unwrap_or(f64::NAN);
-    Ok(Line::new("rss", site.kind())
-        .with("messages", n_messages)
-        .with("child", figures)
-        .gate("resident memory, last tenth / first", 1.0 + growth, Bound::AtMost(1.1)))
+    Ok(Line::new("rss", site.kind()).with("messages", n_messages).with("child", figures).gate(
+        "resident memory, last tenth / first",
+        1.0 + growth,
+        Bound::AtMost(1.1),
+    ))
 }
 
 async fn child(ours: &Ours, n_messages: u64) -> Result<Value> {

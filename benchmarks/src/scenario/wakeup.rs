@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, Draft, Lease, MessageId, NoListener, Repository, Settled, Settlement, Wakeup,
+    Claim, ClaimRequest, Context, Draft, Lease, MessageId, NoListener, Repository, Settled, Settlement,
+    Wakeup,
 };
 use outbox_dispatcher::{Config, TracingObserver};
 use outbox_sea_orm::OutboxTable;
@@ -65,7 +66,8 @@ impl Wakeup for Silent {
 /// Eight producers of single messages beside a live dispatcher, with the trigger and without.
 pub(crate) async fn cost(site: &Site, options: &Options) -> Result<Line> {
     let n_messages = options.n_messages(30_000);
-    let mut line = Line::new("wakeup_cost", site.kind()).with("messages", n_messages).with("producers", N_PRODUCERS);
+    let mut line =
+        Line::new("wakeup_cost", site.kind()).with("messages", n_messages).with("producers", N_PRODUCERS);
     for (name, commit) in [("transaction", Commit::Own), ("autocommit", Commit::Auto)] {
         let (without, with) = interleave(
             site,
@@ -76,7 +78,10 @@ pub(crate) async fn cost(site: &Site, options: &Options) -> Result<Line> {
         .await?;
         let cost = 1.0 - with.ratio_to(&without);
         line = line
-            .with(name, serde_json::json!({ "with": with.json(), "without": without.json(), "cost": rounded(cost) }))
+            .with(
+                name,
+                serde_json::json!({ "with": with.json(), "without": without.json(), "cost": rounded(cost) }),
+            )
             .gate(commit.gate(), cost, Bound::AtMost(0.1));
     }
     Ok(line)
@@ -219,7 +224,11 @@ async fn burst(ours: &Ours, first: u64, size: u64) -> Result<Vec<u64>> {
 /// Between INSERT and COMMIT.
 fn lateness() -> Duration {
     let mut random = rand::rng();
-    if random.random_ratio(1, 3) { Duration::from_micros(random.random_range(0..10_000)) } else { Duration::ZERO }
+    if random.random_ratio(1, 3) {
+        Duration::from_micros(random.random_range(0..10_000))
+    } else {
+        Duration::ZERO
+    }
 }
 
 /// As likely between 0.1 and 1 ms as between 1 and 10: no step towards sleep is left out.

@@ -4,7 +4,9 @@ use std::env;
 
 use outbox_testkit::server::{Postgres, Settings};
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sea_orm::sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _, query, query_scalar, raw_sql};
+use sea_orm::sqlx::{
+    AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _, query, query_scalar, raw_sql,
+};
 use serde_json::{Value, json};
 
 use super::Counters;
@@ -36,11 +38,13 @@ impl PostgresSite {
         let options: PgConnectOptions = url.parse()?;
         let admin = PgPoolOptions::new().max_connections(2).connect_with(options.clone()).await?;
         recreate_databases(&admin).await?;
-        let has_statements = raw_sql("CREATE EXTENSION IF NOT EXISTS pg_stat_statements; SELECT * FROM pg_stat_statements_info")
-            .execute(&admin)
-            .await
-            .inspect_err(|error| eprintln!("no pg_stat_statements, statements are not counted: {error}"))
-            .is_ok();
+        let has_statements = raw_sql(
+            "CREATE EXTENSION IF NOT EXISTS pg_stat_statements; SELECT * FROM pg_stat_statements_info",
+        )
+        .execute(&admin)
+        .await
+        .inspect_err(|error| eprintln!("no pg_stat_statements, statements are not counted: {error}"))
+        .is_ok();
         let postmaster = postmaster(&admin).await;
         Ok(Self { options, admin, postmaster, has_statements, _server: server })
     }
@@ -76,8 +80,9 @@ impl PostgresSite {
 
     /// Statements of the benchmark's database, WAL of the cluster.
     pub(crate) async fn counters(&self) -> Result<Counters> {
-        let wal_bytes: i64 =
-            query_scalar("SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint").fetch_one(&self.admin).await?;
+        let wal_bytes: i64 = query_scalar("SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint")
+            .fetch_one(&self.admin)
+            .await?;
         let statements = if self.has_statements { self.statements(BENCH).await? } else { 0 };
         Ok(Counters { statements, wal_bytes: wal_bytes.cast_unsigned() })
     }
@@ -106,8 +111,10 @@ impl PostgresSite {
         Ok(rows.iter().map(|row| (row.get(0), row.get::<i64, _>(1).cast_unsigned())).collect())
     }
 
-    pub(crate) async fn forget_statements(&self) -> Result<()> {
-        query("SELECT pg_stat_statements_reset()").execute(&self.admin).await?;
+    /// Those of other databases stay: an idle dispatcher is being counted there.
+    pub(crate) async fn forget_statements(&self, database: &str) -> Result<()> {
+        let forget = "SELECT pg_stat_statements_reset(0, oid, 0) FROM pg_database WHERE datname = $1";
+        query(forget).bind(database).execute(&self.admin).await?;
         Ok(())
     }
 
@@ -123,7 +130,8 @@ impl PostgresSite {
     async fn wait_for_setting(&self, name: &str, value: &str) -> Result<()> {
         for _ in 0..100 {
             let mut fresh = self.connect(BENCH).await?;
-            let now: String = query_scalar("SELECT current_setting($1)").bind(name).fetch_one(&mut fresh).await?;
+            let now: String =
+                query_scalar("SELECT current_setting($1)").bind(name).fetch_one(&mut fresh).await?;
             if now == value {
                 // the checkpointer, not a session, tells everybody about it
                 return self.checkpoint().await;

@@ -21,6 +21,21 @@ async fn f7_the_heartbeat_keeps_the_lease_of_a_slow_handler() {
     assert_eq!((first.n_done + second.n_done, first.n_lease_lost + second.n_lease_lost), (40, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_finished_keeps_its_lease_until_it_is_settled() {
+    let (store, calls) = (Store::new(), Calls::new());
+    store.enqueue_n("t", 3).await;
+    let config = config().with_lease(seconds(3)).with_operation_timeout(seconds(600));
+    store.state().failing.insert("settle", ErrorKind::Unavailable);
+    let first = start(&store, calls.answering(fine), config.clone());
+    sleep(seconds(1)).await;
+    let second = start(&store, calls.answering(fine), config);
+    sleep(seconds(60)).await;
+    store.state().failing.clear();
+    until_async(async || store.n_left().await == 0).await;
+    assert_eq!((calls.n(), first.stop().await.n_done, second.stop().await.n_claimed), (3, 3, 0));
+}
+
 /// Counts the handlers that were dropped before they ended.
 struct Dropped(Arc<AtomicUsize>, bool);
 

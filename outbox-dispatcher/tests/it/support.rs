@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) has_hints: bool,
     /// What the listener's probe says.
     pub(crate) is_deaf: bool,
+    /// A backend that does not know what becomes due when.
+    pub(crate) hides_due: bool,
     /// What prepare answers before it says sleep.
     pub(crate) looks: Vec<Duration>,
     pub(crate) failing: HashMap<&'static str, ErrorKind>,
@@ -64,7 +66,6 @@ pub(crate) struct State {
 #[derive(Clone, Debug)]
 pub(crate) struct Claimed {
     pub(crate) at: Duration,
-    pub(crate) limit: usize,
     pub(crate) recover: bool,
     pub(crate) n: usize,
     pub(crate) recovered: bool,
@@ -123,11 +124,18 @@ impl Store {
 
     pub(crate) async fn enqueue(&self, drafts: impl IntoIterator<Item = Draft>) -> Vec<MessageId> {
         self.sync();
-        let drafts = drafts.into_iter().collect();
-        let tx = Transactor::over(self.memory.clone());
-        let ids = tx.run(async |cx| self.memory.enqueue(cx, drafts).await).await.expect("enqueue");
+        let ids = self.enqueue_without_hint(drafts).await;
         self.hint();
         ids
+    }
+
+    pub(crate) async fn enqueue_without_hint(
+        &self,
+        drafts: impl IntoIterator<Item = Draft>,
+    ) -> Vec<MessageId> {
+        let drafts = drafts.into_iter().collect();
+        let tx = Transactor::over(self.memory.clone());
+        tx.run(async |cx| self.memory.enqueue(cx, drafts).await).await.expect("enqueue")
     }
 
     pub(crate) async fn enqueue_n(&self, topic: &str, n: usize) -> Vec<MessageId> {
@@ -200,15 +208,13 @@ impl Repository for Store {
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
         self.enter("claim").await?;
-        let (limit, recover) = (request.limit, request.recover);
-        let claim = self.memory.claim(request).await?;
-        let claimed = Claimed {
-            at: self.elapsed(),
-            limit,
-            recover,
-            n: claim.messages.len(),
-            recovered: claim.recovered,
-        };
+        let recover = request.recover;
+        let mut claim = self.memory.claim(request).await?;
+        if self.state().hides_due {
+            claim.next_due_in = None;
+        }
+        let claimed =
+            Claimed { at: self.elapsed(), recover, n: claim.messages.len(), recovered: claim.recovered };
         self.state().claims.push(claimed);
         self.leave("claim", claim)
     }
@@ -383,7 +389,6 @@ pub(crate) struct Calls {
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) at: Duration,
-    pub(crate) id: MessageId,
     pub(crate) payload: String,
     pub(crate) attempt: u32,
 }
@@ -396,7 +401,6 @@ impl Calls {
     pub(crate) fn record(&self, message: &Message) {
         self.lock().push(Call {
             at: self.started.elapsed(),
-            id: message.id,
             payload: String::from_utf8_lossy(&message.payload).into_owned(),
             attempt: message.attempt,
         });

@@ -157,3 +157,28 @@ async fn hints_that_do_not_arrive_are_noticed_and_replaced_by_polling() {
     assert_eq!(running.events.matching("ready true").len(), 1);
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_late_commit_that_gave_no_hint_is_found_within_a_tenth_of_a_second() {
+    let (store, calls) = (Store::new().with_hints(), Calls::new());
+    let running = start(&store, calls.answering(fine), config());
+    sleep(seconds(1)).await;
+    store.enqueue_n("t", 1).await;
+    sleep(milliseconds(1)).await;
+    store.enqueue_without_hint([Draft::new("t", "late")]).await;
+    sleep(milliseconds(115)).await;
+    assert_eq!(calls.n(), 2);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_is_on_time_also_when_the_backend_does_not_know_what_is_due() {
+    let (store, calls) = (Store::new().with_hints(), Calls::new());
+    store.state().hides_due = true;
+    let running = start(&store, calls.answering(broken), config().with_max_attempts(2));
+    sleep(seconds(1)).await;
+    store.enqueue_n("t", 1).await;
+    sleep(milliseconds(1_010)).await;
+    assert_eq!(calls.n(), 2);
+    running.stop().await;
+}

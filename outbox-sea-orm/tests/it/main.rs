@@ -2,3 +2,5 @@
 
 mod conformance;
 mod harness;
+mod support;
+mod transactions;

@@ -56,3 +56,8 @@ fn every_case_is_listed_once() {
     assert_eq!(names.len(), n);
     assert!(n >= 65, "{n} cases");
 }
+
+#[test]
+fn model_agrees_with_itself() {
+    outbox_testkit::model::<Memory>(64, 60);
+}

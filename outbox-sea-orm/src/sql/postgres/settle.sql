@@ -1,13 +1,13 @@
 -- $1 numbers, $2 tokens, $3 outcomes (0 done, 1 retry, 2 dead, 3 release), $4 delays in microseconds, $5 errors;
--- sorted by number. Returns the positions (from 1) of the leases that were lost. A release draws a new number, in
--- this statement: the marks of claimers rely on it.
+-- sorted by number. Answers as settle_done. A release draws a new number, in this statement: the marks of claimers
+-- rely on it.
 WITH input AS (SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::smallint[], $4::bigint[], $5::text[])
                  WITH ORDINALITY AS i (seq, token, outcome, delay, error, position)),
      kept AS (SELECT o.*, CASE o.outcome WHEN 3 THEN nextval((SELECT pg_get_serial_sequence('"outbox"', 'seq'))::regclass) ELSE o.seq END AS fresh
                 FROM (SELECT * FROM input WHERE outcome <> 0 ORDER BY position) AS o),
      done AS (DELETE FROM "outbox" AS m USING input AS i
                WHERE i.outcome = 0 AND m.state = 0 AND m.seq = i.seq AND m.lease = i.token
-              RETURNING i.position),
+              RETURNING i.seq, i.token),
      changed AS (UPDATE "outbox" AS m
                     SET state = CASE k.outcome WHEN 1 THEN 1 WHEN 2 THEN 2 ELSE 0 END,
                         seq = k.fresh,
@@ -18,6 +18,8 @@ WITH input AS (SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::smallint[], $4
                         lease = NULL, leased_until = NULL
                    FROM kept AS k
                   WHERE m.state = 0 AND m.seq = k.seq AND m.lease = k.token
-                 RETURNING k.position)
-SELECT position FROM input
- WHERE position NOT IN (SELECT position FROM done UNION ALL SELECT position FROM changed)
+                 RETURNING k.seq, k.token)
+SELECT count(*),
+       CASE WHEN count(*) < cardinality($1) THEN array_agg(seq) END,
+       CASE WHEN count(*) < cardinality($1) THEN array_agg(token) END
+  FROM (SELECT seq, token FROM done UNION ALL SELECT seq, token FROM changed) AS settled

@@ -1,7 +1,9 @@
--- $1 numbers, $2 tokens, sorted by number so that rows are locked in one order everywhere. Returns the positions
--- (from 1) of the leases that were lost, usually none.
-WITH input AS (SELECT * FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS i (seq, token, position)),
-     done AS (DELETE FROM "outbox" AS m USING input AS i
+-- $1 numbers, $2 tokens, sorted by number so that rows are locked in one order everywhere. One row: how many
+-- leases were good and, unless all were, their numbers and tokens.
+WITH done AS (DELETE FROM "outbox" AS m USING unnest($1::bigint[], $2::uuid[]) AS i (seq, token)
                WHERE m.state = 0 AND m.seq = i.seq AND m.lease = i.token
-              RETURNING i.position)
-SELECT position FROM input WHERE position NOT IN (SELECT position FROM done)
+              RETURNING i.seq, i.token)
+SELECT count(*),
+       CASE WHEN count(*) < cardinality($1) THEN array_agg(seq) END,
+       CASE WHEN count(*) < cardinality($1) THEN array_agg(token) END
+  FROM done

@@ -1,0 +1,308 @@
+//! What the tests share: tables in a place of their own, and a way to drop a future at any of its awaits.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use outbox_core::{Claim, ClaimRequest, Draft, MessageId, Outcome, Repository, Settlement, TableName};
+use outbox_sea_orm::{OutboxTable, ProcessedTable};
+use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement, TryGetable};
+use uuid::Uuid;
+
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
+/// How long anything may take that should be there in a moment.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An outbox, an inbox and a table `business (name)`.
+pub(crate) struct Site {
+    pub(crate) db: DatabaseConnection,
+    pub(crate) outbox: OutboxTable,
+    pub(crate) inbox: ProcessedTable,
+    place: Place,
+}
+
+enum Place {
+    /// The schema is the application's name as well.
+    Postgres {
+        url: String,
+        schema: String,
+    },
+    Sqlite {
+        folder: tempfile::TempDir,
+    },
+}
+
+impl Place {
+    async fn connect(&self, max_connections: u32, settings: &[(&str, &str)]) -> DatabaseConnection {
+        let url = match self {
+            Self::Postgres { url, .. } => url.clone(),
+            Self::Sqlite { folder } => format!("sqlite://{}/test.db?mode=rwc", folder.path().display()),
+        };
+        let mut options = ConnectOptions::new(url);
+        options.max_connections(max_connections).sqlx_logging(false).acquire_timeout(PATIENCE);
+        match self {
+            Self::Postgres { schema, .. } => postgres_options(&mut options, schema, settings),
+            Self::Sqlite { .. } => sqlite_options(&mut options),
+        }
+        Database::connect(options).await.expect("connect")
+    }
+
+    fn name(&self, table: &str) -> TableName {
+        let schema = match self {
+            Self::Postgres { schema, .. } => schema,
+            Self::Sqlite { .. } => "t",
+        };
+        TableName::parse(&format!("{schema}.{table}")).expect("name")
+    }
+
+    fn sql_name(&self, table: &str) -> String {
+        match self {
+            Self::Postgres { schema, .. } => format!("{schema}.{table}"),
+            Self::Sqlite { .. } => format!("t_{table}"),
+        }
+    }
+}
+
+fn postgres_options(options: &mut ConnectOptions, application: &str, settings: &[(&str, &str)]) {
+    let application = application.to_owned();
+    let settings = owned(settings);
+    options.map_sqlx_postgres_opts(move |options| {
+        options.application_name(&application).options(settings.iter().map(|(name, value)| (name, value)))
+    });
+}
+
+fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn sqlite_options(options: &mut ConnectOptions) {
+    options.map_sqlx_sqlite_opts(|options| {
+        options
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Off)
+            .busy_timeout(PATIENCE)
+    });
+}
+
+impl Site {
+    /// In a schema of its own on the shared server; `None` without one, said on standard error.
+    pub(crate) async fn postgres() -> Option<Self> {
+        let server = outbox_testkit::server::postgres().await.ok()?;
+        Some(Self::at(server.url(), &[]).await)
+    }
+
+    /// In a schema of its own on the server at `url`; every connection is made with `settings`.
+    pub(crate) async fn at(url: &str, settings: &[(&str, &str)]) -> Self {
+        let schema = format!("t_{}", Uuid::new_v4().simple());
+        Self::create(Place::Postgres { url: url.to_owned(), schema }, settings).await
+    }
+
+    /// In a file of its own.
+    pub(crate) async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        Self::create(Place::Sqlite { folder }, &[]).await
+    }
+
+    async fn create(place: Place, settings: &[(&str, &str)]) -> Self {
+        let site = Self::open(place, settings).await;
+        site.outbox.migrate().await.expect("migrate the outbox");
+        site.inbox.migrate().await.expect("migrate the inbox");
+        site.execute(&format!("CREATE TABLE {} (name TEXT NOT NULL)", site.sql_name("business"))).await;
+        site
+    }
+
+    async fn open(place: Place, settings: &[(&str, &str)]) -> Self {
+        let db = place.connect(6, settings).await;
+        let outbox = OutboxTable::new(&db, place.name("outbox"));
+        let inbox = ProcessedTable::new(&db, place.name("inbox"));
+        Self { db, outbox, inbox, place }
+    }
+
+    /// The name of a table here as a TableName.
+    pub(crate) fn name(&self, table: &str) -> TableName {
+        self.place.name(table)
+    }
+
+    /// The name of a table here as it stands in SQL.
+    pub(crate) fn sql_name(&self, table: &str) -> String {
+        self.place.sql_name(table)
+    }
+
+    /// The schema, which is also the name of the application on each of our connections.
+    pub(crate) fn schema(&self) -> &str {
+        match &self.place {
+            Place::Postgres { schema, .. } => schema,
+            Place::Sqlite { .. } => panic!("no schemas on SQLite"),
+        }
+    }
+
+    /// Another pool of the same place.
+    pub(crate) async fn connect(&self, max_connections: u32) -> DatabaseConnection {
+        self.place.connect(max_connections, &[]).await
+    }
+
+    /// Another pool of the same place whose connections are made with `settings`.
+    pub(crate) async fn connect_with(&self, settings: &[(&str, &str)]) -> DatabaseConnection {
+        self.place.connect(6, settings).await
+    }
+
+    pub(crate) async fn execute(&self, sql: &str) -> u64 {
+        let result = self.db.execute_unprepared(sql).await;
+        result.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
+    }
+
+    /// The first column of the first row.
+    pub(crate) async fn value<T: TryGetable>(&self, sql: &str) -> T {
+        value(&self.db, sql).await
+    }
+
+    pub(crate) async fn values<T: TryGetable>(&self, sql: &str) -> Vec<T> {
+        let statement = Statement::from_string(self.db.get_database_backend(), sql);
+        let rows = self.db.query_all_raw(statement).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        rows.iter().map(|row| row.try_get_by_index(0).expect("column")).collect()
+    }
+
+    /// The number of rows in a table, for example `business WHERE name = 'a'`.
+    pub(crate) async fn count(&self, table: &str) -> i64 {
+        let (table, condition) = table.split_once(' ').unwrap_or((table, ""));
+        self.value(&format!("SELECT count(*) FROM {} {condition}", self.sql_name(table))).await
+    }
+
+    /// The statement that adds a row to `business`.
+    pub(crate) fn business(&self, name: &str) -> String {
+        format!("INSERT INTO {} VALUES ('{name}')", self.sql_name("business"))
+    }
+
+    /// Stores `n` messages of `topic`.
+    pub(crate) async fn enqueue(&self, topic: &str, n: usize) -> Vec<MessageId> {
+        let drafts: Vec<Draft> = (0..n).map(|_| Draft::new(topic, "payload")).collect();
+        self.outbox.enqueue_autocommit(drafts).await.expect("enqueue")
+    }
+
+    /// Claims and settles as done until nothing is left; returns the ids in the order of delivery.
+    pub(crate) async fn drain(&self) -> Vec<MessageId> {
+        let mut delivered = Vec::new();
+        loop {
+            let claim = self.claim(1_000).await;
+            if claim.is_empty() {
+                return delivered;
+            }
+            delivered.extend(claim.messages.iter().map(|claimed| claimed.message.id));
+            settle_all(&self.outbox, &claim, Outcome::Done).await;
+        }
+    }
+
+    pub(crate) async fn claim(&self, limit: usize) -> Claim {
+        let request = ClaimRequest::new(limit, LEASE).with_max_attempts(1_000);
+        self.outbox.claim(request).await.expect("claim")
+    }
+
+    /// Makes every lease expire.
+    pub(crate) async fn expire_leases(&self) {
+        let by = match self.place {
+            Place::Postgres { .. } => "interval '2 days'",
+            Place::Sqlite { .. } => "172800000",
+        };
+        let outbox = self.sql_name("outbox");
+        self.execute(&format!("UPDATE {outbox} SET leased_until = leased_until - {by}")).await;
+    }
+
+    /// Whether one of our sessions sits in a transaction and does nothing.
+    pub(crate) async fn has_idle_transaction(&self) -> bool {
+        let Place::Postgres { schema, .. } = &self.place else { return false };
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{schema}' \
+             AND state LIKE 'idle in transaction%'"
+        );
+        self.value::<i64>(&sql).await > 0
+    }
+
+    /// Removes everything, also what tests have left open on purpose.
+    pub(crate) async fn finish(self) {
+        let Place::Postgres { url, schema } = &self.place else { return };
+        let db = Database::connect(ConnectOptions::new(url)).await.expect("connect");
+        let others = format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = '{schema}'"
+        );
+        let _: i64 = value(&db, &others).await;
+        db.execute_unprepared(&format!("DROP SCHEMA {schema} CASCADE")).await.expect("drop the schema");
+    }
+}
+
+pub(crate) async fn value<T: TryGetable>(db: &impl ConnectionTrait, sql: &str) -> T {
+    let statement = Statement::from_string(db.get_database_backend(), sql);
+    let row = db.query_one_raw(statement).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    row.expect("a row").try_get_by_index(0).expect("column")
+}
+
+pub(crate) async fn settle_all(outbox: &OutboxTable, claim: &Claim, outcome: Outcome) {
+    let settlement = |claimed: &outbox_core::Claimed| Settlement::new(claimed.lease, outcome.clone());
+    let settled = outbox.settle(claim.messages.iter().map(settlement).collect()).await.expect("settle");
+    assert!(settled.iter().all(|settled| *settled == outbox_core::Settled::Applied), "{settled:?}");
+}
+
+/// Runs a test on PostgreSQL, or skips it loudly.
+pub(crate) async fn run_on_postgres(test: impl AsyncFnOnce(&Site)) {
+    let Some(site) = Site::postgres().await else { return };
+    test(&site).await;
+    site.finish().await;
+}
+
+/// Runs a test on SQLite.
+pub(crate) async fn run_on_sqlite(test: impl AsyncFnOnce(&Site)) {
+    let site = Site::sqlite().await;
+    test(&site).await;
+    site.finish().await;
+}
+
+/// Makes a named test on PostgreSQL of each function `async fn(&Site)`.
+macro_rules! on_postgres {
+    ($($case:ident),* $(,)?) => {
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                crate::support::run_on_postgres(super::$case).await;
+            })*
+        }
+    };
+}
+
+/// Makes a named test on SQLite of each function `async fn(&Site)`.
+macro_rules! on_sqlite {
+    ($($case:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                crate::support::run_on_sqlite(super::$case).await;
+            })*
+        }
+    };
+}
+
+pub(crate) use {on_postgres, on_sqlite};
+
+/// Drops `future` when it is not ready for the `k`-th time; `None` says that it was dropped.
+pub(crate) async fn cancel_at<F: Future>(k: usize, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut n_pending = 0;
+    poll_fn(|task| {
+        let Poll::Ready(output) = future.as_mut().poll(task) else {
+            n_pending += 1;
+            return if n_pending == k { Poll::Ready(None) } else { Poll::Pending };
+        };
+        Poll::Ready(Some(output))
+    })
+    .await
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+}
