@@ -46,8 +46,7 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     pub handler_timeout: Option<Duration>,
     /// How often a message is handed to a handler before it is a dead letter, 1 or more. Default 5. Crashes
-    /// count as well; [`unavailable`](outbox_core::HandlerResultExt::unavailable), stopping and lost wake-ups
-    /// do not.
+    /// count as well; [`unavailable`](outbox_core::HandlerResultExt::unavailable) and stopping do not.
     pub max_attempts: u32,
     /// The delay between the attempts of a message. Default 1 s, doubled up to 1 h, equal jitter. A handler
     /// overrides it with [`retry_after`](outbox_core::HandlerResultExt::retry_after).

@@ -30,7 +30,8 @@ use crate::{Config, Event, Observer, Report, Router, TracingObserver, heartbeat}
 ///
 /// # Guarantees
 /// * Every claimed message is settled, released, or becomes claimable again when its lease expires.
-/// * A handler is called at most `max_attempts` times for a message, whatever goes wrong in between.
+/// * A message is dead after `max_attempts` attempts, crashes included. Only what was released counts none:
+///   by a stop, or because a downstream was unavailable.
 /// * A panic, a time-out or an error of one message touches no other; a handler that blocks its thread stops
 ///   neither renewals nor settling on a runtime with several threads.
 /// * Errors of the database never end a run.
