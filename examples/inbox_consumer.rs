@@ -6,7 +6,7 @@ use outbox_core::{Context, Draft, ErrorKind, Message, Operations, TableName, han
 use outbox_dispatcher::{Dispatcher, Router};
 use outbox_examples::{AnyError, Scratch, orders};
 use outbox_inbox::{Config, Inbox, Incoming};
-use outbox_sea_orm::{OutboxTable, ProcessedTable};
+use outbox_sea_orm::{OutboxTable, ProcessedTable, SeaOrmContext};
 use sea_orm::{DatabaseConnection, EntityTrait, PaginatorTrait};
 use uuid::Uuid;
 
@@ -23,7 +23,7 @@ async fn webhook(inbox: &Inbox<ProcessedTable>, event: &str, item: &str) -> Resu
 
 /// As middleware: the handler writes in the inbox's transaction and fails after its first write once.
 async fn ship(cx: Context, message: Message) -> Result<(), AnyError> {
-    orders::ship(&cx, message.json()?).await?;
+    orders::ship(cx.connection()?, message.json()?).await?;
     orders::place(&cx, "thank-you card").await?;
     if message.attempt == 1 {
         return Err("the parcel service did not answer".into());

@@ -76,10 +76,12 @@ impl Fleet {
         let index = self.running.iter().position(|(running, _)| *running == name).ok_or("not running")?;
         let (_, mut child) = self.running.swap_remove(index);
         child.kill()?;
-        match child.wait()? {
-            status if status.success() => Err("the dispatcher had stopped by itself".into()),
-            status => Ok(eprintln!("  dispatcher {name} killed: {status}")),
+        let status = child.wait()?;
+        if status.success() {
+            return Err("the dispatcher had stopped by itself".into());
         }
+        eprintln!("  dispatcher {name} killed: {status}");
+        Ok(())
     }
 
     /// Lets every dispatcher finish what it has begun.

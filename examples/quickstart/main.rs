@@ -59,14 +59,10 @@ async fn start() -> Result<ExitCode, AnyError> {
 
 async fn run(args: Args) -> Result<ExitCode, AnyError> {
     let orders = args.open()?;
-    let scratch;
+    let scratch = Scratch::new()?;
     let place = match (args.postgres, args.sqlite) {
         (Some(url), _) => Place::postgres(url),
-        (None, Some(file)) => Place::Sqlite(file),
-        (None, None) => {
-            scratch = Scratch::new()?;
-            Place::Sqlite(scratch.file())
-        }
+        (None, file) => Place::Sqlite(file.unwrap_or_else(|| scratch.file())),
     };
     let storage = Storage::create(&place).await?;
 
@@ -78,6 +74,8 @@ async fn run(args: Args) -> Result<ExitCode, AnyError> {
         println!("{verdict}");
     }
     if !verdict.is_good() {
+        eprintln!("quickstart: {place} is kept, to look into");
+        std::mem::forget(scratch);
         return Ok(ExitCode::FAILURE);
     }
     storage.drop_schema(&place).await?;
@@ -134,7 +132,7 @@ async fn is_in_the_middle(dispatcher: &str, storage: &Storage) -> Result<bool, A
     let own = delivery::Entity::find()
         .filter(delivery::Column::Dispatcher.eq(dispatcher))
         .filter(delivery::Column::Topic.eq(CARD));
-    let last = own.order_by_desc(delivery::Column::Id).limit(8).all(&storage.db).await?;
+    let last = own.order_by_desc(delivery::Column::Id).limit(4).all(&storage.db).await?;
     let orders: Vec<_> = last.into_iter().map(|delivery| delivery.order_id).collect();
     let n_orders = orders.len() as u64;
     let entries = entry::Entity::find().filter(entry::Column::OrderId.is_in(orders));

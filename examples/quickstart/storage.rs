@@ -1,6 +1,7 @@
 //! Where everything is: one database that the shop, the outbox and the ledger share.
 
 use std::env;
+use std::fmt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -69,6 +70,15 @@ impl Place {
             db.execute_unprepared(&statement.replace("$schema", schema)).await?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(file) => write!(f, "the file {}", file.display()),
+            Self::Postgres { schema, .. } => write!(f, "the schema {schema}"),
+        }
     }
 }
 

@@ -3,7 +3,7 @@ use sea_orm::{ConnectionTrait, DbErr};
 use sea_orm_migration::{MigrationName, MigrationTrait, SchemaManager};
 
 use crate::dialect::Dialect;
-use crate::sql::{Kind, create, quoted};
+use crate::sql::{Kind, create};
 
 /// The versioned steps of an outbox and an inbox table as migrations, to be listed among those of a service. Their
 /// names hold the tables' names and never change.
@@ -50,8 +50,8 @@ impl MigrationTrait for Create {
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let connection = manager.get_connection();
-        let table = quoted(dialect(connection)?, &self.table);
-        connection.execute_unprepared(&format!("DROP TABLE {table}")).await.map(drop)
+        let sql = crate::sql::drop(self.kind, dialect(connection)?, &self.table);
+        connection.execute_unprepared(&sql).await.map(drop)
     }
 }
 

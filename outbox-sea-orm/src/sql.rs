@@ -91,6 +91,20 @@ pub(crate) fn create(kind: Kind, dialect: Dialect, table: &TableName) -> String 
     name(dialect, table, kind.template(), kind.create(dialect))
 }
 
+/// Undoes [`create`]: also the wake-up's function, which would be in the way of creating the table again.
+#[cfg(feature = "migration")]
+pub(crate) fn drop(kind: Kind, dialect: Dialect, table: &TableName) -> String {
+    let quoted = quoted(dialect, table);
+    match (kind, dialect) {
+        #[cfg(feature = "postgres")]
+        (Kind::Outbox, Dialect::Postgres) => {
+            let function = quoted.strip_suffix('"').unwrap_or(&quoted);
+            format!("DROP TABLE {quoted}; DROP FUNCTION IF EXISTS {function}_notify\"()")
+        }
+        _ => format!("DROP TABLE {quoted}"),
+    }
+}
+
 /// The table as a quoted identifier.
 pub(crate) fn quoted(dialect: Dialect, table: &TableName) -> String {
     match dialect {

@@ -2,8 +2,11 @@
 
 pub mod cases;
 mod conformance;
+pub mod faulty;
 mod harness;
+pub mod history;
 mod model;
+pub mod proxy;
 mod random;
 pub mod server;
 

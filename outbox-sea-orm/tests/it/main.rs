@@ -4,3 +4,5 @@ mod conformance;
 mod harness;
 mod support;
 mod transactions;
+mod schema;
+mod wakeup;

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -143,6 +144,15 @@ impl Site {
         self.place.connect(max_connections, &[]).await
     }
 
+    /// Another pool of the same place that logs every statement.
+    pub(crate) async fn connect_logging(&self) -> DatabaseConnection {
+        let Place::Postgres { url, schema } = &self.place else { panic!("logged by another thread on SQLite") };
+        let mut options = ConnectOptions::new(url);
+        options.max_connections(2).sqlx_logging(true);
+        postgres_options(&mut options, schema, &[]);
+        Database::connect(options).await.expect("connect")
+    }
+
     /// Another pool of the same place whose connections are made with `settings`.
     pub(crate) async fn connect_with(&self, settings: &[(&str, &str)]) -> DatabaseConnection {
         self.place.connect(6, settings).await
@@ -257,6 +267,59 @@ pub(crate) async fn run_on_sqlite(test: impl AsyncFnOnce(&Site)) {
     site.finish().await;
 }
 
+/// Runs a test in an empty database of its own on the shared server, or skips it loudly.
+pub(crate) async fn run_in_own_database(test: impl AsyncFnOnce(&DatabaseConnection)) {
+    let Some(database) = OwnDatabase::create().await else { return };
+    let db = database.connect(&[]).await;
+    test(&db).await;
+    drop(db);
+    database.drop().await;
+}
+
+/// A database of its own on the shared server.
+pub(crate) struct OwnDatabase {
+    server: &'static str,
+    name: String,
+}
+
+impl OwnDatabase {
+    pub(crate) async fn create() -> Option<Self> {
+        let server = outbox_testkit::server::postgres().await.ok()?.url();
+        let name = format!("t_{}", Uuid::new_v4().simple());
+        let own = Self { server, name };
+        own.administer(&format!("CREATE DATABASE {}", own.name)).await;
+        Some(own)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The URL of the server with the database in the place of its own.
+    pub(crate) fn url(&self) -> String {
+        let (address, query) = self.server.split_once('?').unwrap_or((self.server, ""));
+        let (address, _) = address.rsplit_once('/').expect("a database in the URL");
+        format!("{address}/{}?{query}", self.name)
+    }
+
+    pub(crate) async fn connect(&self, settings: &[(&str, &str)]) -> DatabaseConnection {
+        let mut options = ConnectOptions::new(self.url());
+        options.max_connections(10).sqlx_logging(false);
+        postgres_options(&mut options, &self.name, settings);
+        Database::connect(options).await.expect("connect")
+    }
+
+    pub(crate) async fn drop(self) {
+        self.administer(&format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
+    }
+
+    /// A statement of its own, which must not stand in a transaction, from outside of the database.
+    pub(crate) async fn administer(&self, sql: &str) {
+        let db = Database::connect(ConnectOptions::new(self.server)).await.expect("connect");
+        db.execute_unprepared(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+}
+
 /// Makes a named test on PostgreSQL of each function `async fn(&Site)`.
 macro_rules! on_postgres {
     ($($case:ident),* $(,)?) => {
@@ -295,6 +358,50 @@ pub(crate) async fn cancel_at<F: Future>(k: usize, future: F) -> Option<F::Outpu
         Poll::Ready(Some(output))
     })
     .await
+}
+
+/// What the current thread logs from now on, until it is dropped: use it with a runtime of one thread.
+pub(crate) struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    pub(crate) fn start() -> Self {
+        let text = Arc::default();
+        let writer = Arc::clone(&text);
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || LogWriter(Arc::clone(&writer)))
+            .finish();
+        Self { text, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// What was logged since this was called before.
+    pub(crate) fn take(&self) -> String {
+        let bytes = std::mem::take(&mut *self.text.lock().expect("not poisoned"));
+        String::from_utf8(bytes).expect("text")
+    }
+
+    /// The lines about statements that were sent since `take` or this was called before.
+    pub(crate) fn take_statements(&self) -> Vec<String> {
+        let is_statement = |line: &&str| line.contains(" sqlx::query: ");
+        self.take().lines().filter(is_statement).map(str::to_owned).collect()
+    }
+}
+
+struct LogWriter(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Waits until `condition` holds.

@@ -210,11 +210,21 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
         let ours = answered("claim", self.harness.repository().claim(request).await)?;
         let reference = answered("claim", self.reference.claim(twin).await)?;
         agree("recovered", ours.recovered, reference.recovered)?;
-        agree("messages of the claim", brief(&ours.messages), brief(&reference.messages))?;
+        agree("messages of the claim", self.brief(&ours.messages), self.brief(&reference.messages))?;
         agree("number of messages made dead", ours.n_dead, reference.n_dead)?;
         self.remember(&ours.messages, &reference.messages)?;
         self.compare_timers(claim, &ours, &reference)?;
         Ok(ours)
+    }
+
+    /// The messages by the order in which the sequence drafted them.
+    fn brief(&self, messages: &[Claimed]) -> Vec<String> {
+        let number = |id| self.messages.iter().position(|(known, _)| *known == id);
+        let brief = |claimed: &Claimed| match number(claimed.message.id) {
+            Some(number) => format!("message {number} attempt {}", claimed.message.attempt),
+            None => format!("unknown message {}", claimed.message.id),
+        };
+        messages.iter().map(brief).collect()
     }
 
     fn compare_timers(&self, claim: &ClaimOp, ours: &Claim, reference: &Claim) -> Compared {
@@ -264,8 +274,8 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
         reference.messages.sort_by_key(place);
         agree(
             "claimed, of which the reference finds claimable",
-            brief(&ours.messages),
-            brief(&reference.messages),
+            self.brief(&ours.messages),
+            self.brief(&reference.messages),
         )?;
         self.remember(&ours.messages, &reference.messages)?;
         Ok(ids.len())
@@ -286,7 +296,7 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
         while self.follow(request.clone()).await? > 0 {}
         let twin = self.twin_request(&self.request(&claim), topics);
         let missed = answered("claim", self.reference.claim(twin).await)?;
-        agree("missed by the loop", Vec::new(), brief(&missed.messages))
+        agree("missed by the loop", Vec::<String>::new(), self.brief(&missed.messages))
     }
 
     // ---- settle and extend
@@ -407,7 +417,7 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
             return Ok(false);
         }
         let missed = answered("claim", self.reference.claim(request).await)?;
-        agree("never delivered", Vec::new(), brief(&missed.messages))?;
+        agree("never delivered", Vec::<String>::new(), self.brief(&missed.messages))?;
         Ok(true)
     }
 }
@@ -435,10 +445,6 @@ fn named(topics: Topics) -> Option<Vec<usize>> {
     let topics = topics?;
     let named: Vec<_> = (0..N_TOPICS).filter(|number| topics[*number]).collect();
     Some(if named.is_empty() { vec![0] } else { named })
-}
-
-fn brief(messages: &[Claimed]) -> Vec<(MessageId, u32)> {
-    messages.iter().map(|claimed| (claimed.message.id, claimed.message.attempt)).collect()
 }
 
 fn check_bounds(request: &ClaimRequest, claim: &Claim) -> Compared {

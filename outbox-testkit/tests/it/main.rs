@@ -1,5 +1,6 @@
-//! The suite on the reference, and the proof that it can fail.
+//! The suite on the reference and on a toy, and the proof that it can fail.
 
 mod broken;
 mod memory;
 mod seeded_bugs;
+mod toy;

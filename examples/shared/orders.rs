@@ -51,12 +51,11 @@ pub async fn place(cx: &Context, item: &str) -> Result<Model, AnyError> {
     Ok(insert(cx.connection()?, item).await?)
 }
 
-/// Marks an order as shipped, in the transaction on the context.
+/// Marks an order as shipped, with any connection or transaction.
 ///
 /// # Errors
-/// Those of the context and of SeaORM.
-pub async fn ship(cx: &Context, id: i64) -> Result<(), AnyError> {
+/// Those of SeaORM.
+pub async fn ship(db: &impl ConnectionTrait, id: i64) -> Result<(), DbErr> {
     let shipped = ActiveModel { id: Set(id), shipped: Set(true), ..Default::default() };
-    shipped.update(cx.connection()?).await?;
-    Ok(())
+    shipped.update(db).await.map(drop)
 }
