@@ -18,17 +18,18 @@ use std::time::Duration;
 use outbox_core::{Moved, Operations};
 use outbox_examples::{AnyError, Scratch};
 use sea_orm::ActiveValue::Set;
-use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{EntityTrait, PaginatorTrait};
 
 use args::{Args, USAGE};
 use fleet::Fleet;
-use shop::{CARD, OrderPlaced, Shop};
+use shop::{OrderPlaced, Shop};
 use storage::{Place, Storage};
-use tables::{delivery, entry, gift_card};
+use tables::{entry, gift_card, order};
 use verdict::{Facts, Verdict, dead_letters};
 
-/// From this line on the first dispatcher is killed, at a moment that hurts.
+/// From this line on the first dispatcher is killed, as soon as so many messages are booked and not settled.
 const KILL_AFTER: i64 = 500;
+const KILL_WITH: u64 = 8;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How many looks without any progress are too many: 20 seconds.
 const MAX_IDLE_LOOKS: u32 = 80;
@@ -112,7 +113,7 @@ async fn take_orders(
         if number % 200 == 0 {
             show_progress(number, storage).await?;
         }
-        if !is_killed && number >= KILL_AFTER && is_in_the_middle("one", storage).await? {
+        if !is_killed && number >= KILL_AFTER && n_unsettled(storage).await? >= KILL_WITH {
             replace_first(fleet)?;
             is_killed = true;
         }
@@ -126,17 +127,13 @@ fn replace_first(fleet: &mut Fleet) -> Result<(), AnyError> {
     fleet.start("three")
 }
 
-/// Whether this dispatcher has booked some of the orders that it was given last and still works on others:
-/// then it has hardly settled the first ones, and a kill leaves both to be delivered again.
-async fn is_in_the_middle(dispatcher: &str, storage: &Storage) -> Result<bool, AnyError> {
-    let own = delivery::Entity::find()
-        .filter(delivery::Column::Dispatcher.eq(dispatcher))
-        .filter(delivery::Column::Topic.eq(CARD));
-    let last = own.order_by_desc(delivery::Column::Id).limit(4).all(&storage.db).await?;
-    let orders: Vec<_> = last.into_iter().map(|delivery| delivery.order_id).collect();
-    let n_orders = orders.len() as u64;
-    let entries = entry::Entity::find().filter(entry::Column::OrderId.is_in(orders));
-    Ok((1..n_orders).contains(&entries.count(&storage.db).await?))
+/// How many messages are booked and not settled yet: what a kill at this moment would deliver again.
+async fn n_unsettled(storage: &Storage) -> Result<u64, AnyError> {
+    let n_booked = entry::Entity::find().count(&storage.db).await?;
+    let outbox = storage.outbox.stats().await?.total();
+    let n_settled =
+        order::Entity::find().count(&storage.db).await? - outbox.n_pending - outbox.n_claimed - outbox.n_dead;
+    Ok(n_booked.saturating_sub(n_settled))
 }
 
 async fn show_progress(n_lines: i64, storage: &Storage) -> Result<(), AnyError> {

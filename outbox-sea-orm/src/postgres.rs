@@ -75,7 +75,8 @@ fn open(db: &DatabaseConnection) -> DatabaseConnection {
 ///
 /// `fast` is the highest number it has claimed; most claims look above it only. Every [`LOOK_INTERVAL`], and at once
 /// when nothing is there, one looks above `safe`: below that nothing can become claimable any more except by an
-/// expired lease, which has a walk of its own.
+/// expired lease, which has a walk of its own. `safe` follows the claims while they leave no gap; otherwise a look
+/// moves it past what it has found to be gone.
 #[derive(Default)]
 struct Marks {
     table: String,
@@ -117,8 +118,15 @@ impl Marks {
         self.fast.filter(|_| self.was_full).unwrap_or(i64::MAX)
     }
 
-    fn claimed(&mut self, rows: &[ClaimedRow], limit: usize) {
-        let highest = rows.iter().map(ClaimedRow::locator).max().unwrap_or(0);
+    /// `rows` are what a claim above `mark` took, in order.
+    fn claimed(&mut self, mark: i64, rows: &[ClaimedRow], limit: usize) {
+        if mark == self.safe {
+            // without a gap nothing was passed over, and nothing can appear in between up to the horizon
+            let is_next = |(place, row): &(usize, &ClaimedRow)| row.locator() == mark + 1 + *place as i64;
+            let n_dense = rows.iter().enumerate().take_while(is_next).count();
+            self.safe = self.safe.max(self.horizon.at.min(mark + n_dense as i64));
+        }
+        let highest = rows.last().map_or(0, ClaimedRow::locator);
         self.fast = Some(self.fast.unwrap_or(0).max(self.safe).max(highest));
         self.was_full = rows.len() >= limit;
     }
@@ -197,7 +205,6 @@ struct Claiming<'a> {
     table: &'a OutboxTable,
     inner: &'a Table,
     request: &'a ClaimRequest,
-    token: Uuid,
     marks: Marks,
     claim: Claim,
 }
@@ -208,7 +215,6 @@ pub(crate) async fn claim(table: &OutboxTable, request: ClaimRequest) -> Result<
         table,
         inner: table.table()?,
         request: &request,
-        token: Uuid::new_v4(),
         marks: Marks::of(table, &request),
         claim: Claim::default(),
     };
@@ -255,7 +261,7 @@ impl Claiming<'_> {
         match look.lowest {
             Some(lowest) => self.take(lowest - 1).await,
             None => {
-                self.marks.claimed(&[], self.request.limit);
+                self.marks.claimed(self.marks.safe, &[], self.request.limit);
                 if self.request.recover && look.n_expired > 0 {
                     self.recover().await.map(drop)
                 } else {
@@ -266,18 +272,19 @@ impl Claiming<'_> {
     }
 
     async fn take(&mut self, mark: i64) -> Result<()> {
-        let mut values = self.claim_values();
+        let token = token(false);
+        let mut values = self.claim_values(token);
         values.push(mark.into());
-        let rows = self.rows(&self.inner.sql.claim, values).await?;
-        self.marks.claimed(&rows, self.request.limit);
+        let rows = self.rows(&self.inner.sql.claim, values, token).await?;
+        self.marks.claimed(mark, &rows, self.request.limit);
         self.add(rows).await
     }
 
-    fn claim_values(&self) -> Vec<Value> {
+    fn claim_values(&self, token: Uuid) -> Vec<Value> {
         let request = self.request;
         vec![
             (request.limit as i64).into(),
-            self.token.into(),
+            token.into(),
             request.lease.micros().into(),
             max_attempts(request).into(),
             topics(request),
@@ -285,9 +292,9 @@ impl Claiming<'_> {
         ]
     }
 
-    async fn rows(&self, sql: &str, values: Vec<Value>) -> Result<Vec<ClaimedRow>> {
+    async fn rows(&self, sql: &str, values: Vec<Value>, token: Uuid) -> Result<Vec<ClaimedRow>> {
         let rows = self.table.query("claim", self.table.hot()?, sql, Values(values)).await?;
-        let decode = |row| ClaimedRow::decode(self.inner.dialect, row, self.token);
+        let decode = |row| ClaimedRow::decode(self.inner.dialect, row, token);
         let mut rows: Vec<ClaimedRow> = rows.iter().map(decode).collect::<Result<_>>()?;
         rows.sort_unstable_by_key(ClaimedRow::locator);
         Ok(rows)
@@ -335,7 +342,8 @@ impl Claiming<'_> {
         let values = Values(vec![limit.into(), max_attempts(self.request).into(), topics(self.request)]);
         let n_dead = self.table.execute("claim", self.table.hot()?, &self.inner.sql.bury, values).await?;
         self.claim.n_dead += n_dead as usize;
-        let rows = self.rows(&self.inner.sql.recover, self.claim_values()).await?;
+        let token = token(true);
+        let rows = self.rows(&self.inner.sql.recover, self.claim_values(token), token).await?;
         self.add(rows).await?;
         self.claim.recovered = !self.claim.messages.is_empty();
         Ok(self.claim.recovered)
@@ -345,6 +353,18 @@ impl Claiming<'_> {
         let rows = self.table.query("claim", self.table.hot()?, sql, Values(values)).await?;
         rows.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))
     }
+}
+
+/// A fresh token. The lowest bit says whether it leases what somebody else had leased before, under the same number;
+/// that happens to expired leases only.
+fn token(recovered: bool) -> Uuid {
+    let random = Uuid::new_v4().as_u128();
+    Uuid::from_u128(random & !1 | u128::from(recovered))
+}
+
+/// Whether no two good leases of one number can both be among leases with such tokens.
+pub(crate) fn is_first_token(token: Uuid) -> bool {
+    token.as_u128() & 1 == 0
 }
 
 /// A number of microseconds, where there is one.

@@ -67,14 +67,23 @@ async fn settle_chunk(table: &OutboxTable, dialect: Dialect, items: &[Item]) -> 
 async fn settle_postgres(table: &OutboxTable, items: &[Item]) -> Result<Vec<Lease>> {
     let sql = &table.table()?.sql;
     let leases: Vec<Lease> = items.iter().map(|item| item.lease).collect();
-    let mut values = lease_arrays(&leases);
-    let is_done = items.iter().all(|item| item.outcome == Item::DONE);
-    if !is_done {
-        values.push(items.iter().map(|item| item.outcome).collect::<Vec<_>>().into());
-        values.push(items.iter().map(|item| item.delay).collect::<Vec<_>>().into());
-        values.push(items.iter().map(|item| item.error.clone()).collect::<Vec<_>>().into());
+    let is_plain =
+        |item: &Item| item.outcome == Item::DONE && crate::postgres::is_first_token(item.lease.token);
+    if items.iter().all(is_plain) {
+        return change(table, "settle", &sql.settle_done, &leases, done_arrays(&leases)).await;
     }
-    change(table, "settle", if is_done { &sql.settle_done } else { &sql.settle }, &leases, values).await
+    let mut values = lease_arrays(&leases);
+    values.push(items.iter().map(|item| item.outcome).collect::<Vec<_>>().into());
+    values.push(items.iter().map(|item| item.delay).collect::<Vec<_>>().into());
+    values.push(items.iter().map(|item| item.error.clone()).collect::<Vec<_>>().into());
+    change(table, "settle", &sql.settle, &leases, values).await
+}
+
+#[cfg(feature = "postgres")]
+fn done_arrays(leases: &[Lease]) -> Vec<Value> {
+    let locators: Vec<i64> = leases.iter().map(|lease| lease.locator).collect();
+    let tokens: HashSet<uuid::Uuid> = leases.iter().map(|lease| lease.token).collect();
+    vec![locators.into(), tokens.into_iter().collect::<Vec<_>>().into()]
 }
 
 /// Runs a statement that answers with the number of good leases and, unless all were, with their numbers and tokens;

@@ -2,7 +2,7 @@
 
 mod conformance;
 mod harness;
+mod schema;
 mod support;
 mod transactions;
-mod schema;
 mod wakeup;

@@ -37,7 +37,12 @@ impl Pair {
     fn new(db: &DatabaseConnection, (outbox, inbox): (&str, &str)) -> Self {
         let names = [outbox, inbox].map(|name| TableName::parse(name).expect("name"));
         let [outbox, inbox] = names.clone();
-        Self { db: db.clone(), outbox: OutboxTable::new(db, outbox), inbox: ProcessedTable::new(db, inbox), names }
+        Self {
+            db: db.clone(),
+            outbox: OutboxTable::new(db, outbox),
+            inbox: ProcessedTable::new(db, inbox),
+            names,
+        }
     }
 
     async fn migrate(&self) -> outbox_core::Result<()> {
@@ -75,8 +80,7 @@ impl Pair {
             return self.clear_sqlite().await;
         }
         let schema = self.names[0].schema().unwrap_or("public");
-        let create =
-            if way == Way::Migrate { String::new() } else { format!("CREATE SCHEMA \"{schema}\"") };
+        let create = if way == Way::Migrate { String::new() } else { format!("CREATE SCHEMA \"{schema}\"") };
         let sql = format!(
             "DROP SCHEMA IF EXISTS \"{schema}\" CASCADE; {create}; DROP TABLE IF EXISTS seaql_migrations; \
              CREATE SCHEMA IF NOT EXISTS public"
@@ -218,7 +222,9 @@ async fn schema_sql_makes_the_same_tables(db: &DatabaseConnection) {
 #[test]
 fn schema_sql_is_a_header_and_the_ddl() {
     let ddl = format!("{CREATE_OUTBOX}\n{CREATE_INBOX}");
-    let header = SCHEMA_SQL.strip_suffix(&ddl).expect("schema.sql must end with create_outbox.sql and create_inbox.sql");
+    let header = SCHEMA_SQL
+        .strip_suffix(&ddl)
+        .expect("schema.sql must end with create_outbox.sql and create_inbox.sql");
     assert!(header.lines().all(|line| line.is_empty() || line.starts_with("--")), "{header}");
 }
 

@@ -146,7 +146,9 @@ impl Site {
 
     /// Another pool of the same place that logs every statement.
     pub(crate) async fn connect_logging(&self) -> DatabaseConnection {
-        let Place::Postgres { url, schema } = &self.place else { panic!("logged by another thread on SQLite") };
+        let Place::Postgres { url, schema } = &self.place else {
+            panic!("logged by another thread on SQLite")
+        };
         let mut options = ConnectOptions::new(url);
         options.max_connections(2).sqlx_logging(true);
         postgres_options(&mut options, schema, &[]);

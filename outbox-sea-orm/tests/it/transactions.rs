@@ -104,10 +104,7 @@ async fn a_context_without_transaction_commits_nothing(site: &Site) {
 async fn the_transaction_of_another_backend_is_refused(site: &Site) {
     let memory = MemoryRepository::new();
     let cx = memory.begin().await.expect("begin");
-    assert_eq!(
-        kind(site.outbox.enqueue(&cx, Draft::new("t", "")).await),
-        ErrorKind::ForeignTransaction
-    );
+    assert_eq!(kind(site.outbox.enqueue(&cx, Draft::new("t", "")).await), ErrorKind::ForeignTransaction);
     let ours = SeaOrm::new(&site.db).begin().await.expect("begin");
     assert_eq!(kind(memory.enqueue(&ours, vec![Draft::new("t", "")]).await), ErrorKind::ForeignTransaction);
     assert_eq!(site.count("outbox").await, 0);
@@ -116,10 +113,7 @@ async fn the_transaction_of_another_backend_is_refused(site: &Site) {
 async fn the_transaction_of_another_database_system_is_refused(site: &Site) {
     let file = Site::sqlite().await;
     let cx = SeaOrm::new(&file.db).begin().await.expect("begin");
-    assert_eq!(
-        kind(site.outbox.enqueue(&cx, Draft::new("t", "")).await),
-        ErrorKind::ForeignTransaction
-    );
+    assert_eq!(kind(site.outbox.enqueue(&cx, Draft::new("t", "")).await), ErrorKind::ForeignTransaction);
     let transaction = site.db.begin().await.expect("begin");
     let drafts = [Draft::new("t", "")];
     assert_eq!(kind(file.outbox.enqueue_in(&transaction, drafts).await), ErrorKind::ForeignTransaction);

@@ -48,7 +48,8 @@ async fn a_missing_index_is_named(site: &Site) {
 
 async fn an_invalid_index_is_named(site: &Site) {
     let index = site.sql_name("outbox_ready");
-    site.execute(&format!("UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{index}'::regclass")).await;
+    site.execute(&format!("UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{index}'::regclass"))
+        .await;
     let text = refused(site.outbox.check().await);
     assert!(text.contains("outbox_ready is missing or invalid"), "{text}");
 }
@@ -92,7 +93,8 @@ async fn migrate_over_a_table_of_somebody_else_says_what_is_missing(site: &Site)
 
 async fn migrate_over_an_outbox_that_lacks_an_index_says_so(site: &Site) {
     let name = site.sql_name("outbox");
-    site.execute(&format!("COMMENT ON TABLE {name} IS NULL; DROP INDEX {}", site.sql_name("outbox_dead"))).await;
+    site.execute(&format!("COMMENT ON TABLE {name} IS NULL; DROP INDEX {}", site.sql_name("outbox_dead")))
+        .await;
     let text = refused(site.outbox.migrate().await);
     assert!(text.contains("outbox_dead is missing or invalid"), "{text}");
 }

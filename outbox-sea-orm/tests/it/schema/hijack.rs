@@ -47,7 +47,8 @@ async fn settle_each(outbox: &OutboxTable) -> Result<()> {
         Outcome::Retry { after: Duration::ZERO, error: String::new() },
         Outcome::Dead { error: String::new() },
     ];
-    let settlements = leases.into_iter().zip(outcomes).map(|(lease, outcome)| Settlement::new(lease, outcome));
+    let settlements =
+        leases.into_iter().zip(outcomes).map(|(lease, outcome)| Settlement::new(lease, outcome));
     let settled = outbox.settle(settlements.collect()).await?;
     assert_eq!(settled, [outbox_core::Settled::Applied; 3]);
     Ok(())
@@ -79,8 +80,13 @@ async fn another_schema_first_in_the_search_path_changes_nothing_on_postgres() {
     use_everything(&outbox, &inbox, &db).await.expect("as ever");
     outbox.check().await.expect("check");
     inbox.check().await.expect("check");
-    assert_eq!(value::<i64>(&db, "SELECT (SELECT count(*) FROM evil.outbox) + (SELECT count(*) FROM evil.inbox)").await, 0);
-    let drawn = "SELECT pg_sequence_last_value(pg_get_serial_sequence('evil.outbox', 'seq')::regclass) IS NULL";
+    assert_eq!(
+        value::<i64>(&db, "SELECT (SELECT count(*) FROM evil.outbox) + (SELECT count(*) FROM evil.inbox)")
+            .await,
+        0
+    );
+    let drawn =
+        "SELECT pg_sequence_last_value(pg_get_serial_sequence('evil.outbox', 'seq')::regclass) IS NULL";
     assert!(value::<bool>(&db, drawn).await, "a number was drawn from the wrong sequence");
     assert!(value::<i64>(&db, "SELECT count(*) FROM public.outbox").await > 0);
     drop((db, outbox, inbox));

@@ -163,7 +163,10 @@ async fn a_dropped_extend_keeps_the_lease(site: &Site) {
         let extended = cancel_at(k, site.outbox.extend(leases.clone(), 2 * LEASE)).await;
         quiet(site).await;
         let n: i64 = site
-            .value(&format!("SELECT count(DISTINCT leased_until > created_at) FROM {}", site.sql_name("outbox")))
+            .value(&format!(
+                "SELECT count(DISTINCT leased_until > created_at) FROM {}",
+                site.sql_name("outbox")
+            ))
             .await;
         assert_eq!(n, 1);
         extended.is_some()

@@ -55,9 +55,8 @@ async fn a_lost_answer_after_the_commit_is_unknown_on_postgres() {
     assert_eq!(kind(result), ErrorKind::CommitUnknown);
     assert_eq!(placed(&site).await, (1, 1), "it has committed all the same");
 
-    let again = transactor(&site.db)
-        .run(async |cx| site.outbox.enqueue(cx, Draft::new("t", "").id(id)).await)
-        .await;
+    let again =
+        transactor(&site.db).run(async |cx| site.outbox.enqueue(cx, Draft::new("t", "").id(id)).await).await;
     assert_eq!(kind(again), ErrorKind::AlreadyEnqueued, "the id tells that it had committed");
 }
 

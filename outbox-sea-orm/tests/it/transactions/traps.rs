@@ -139,7 +139,10 @@ async fn plain_loses_acknowledged_writes_after_a_cancelled_begin(site: &Site) {
             return;
         }
     }
-    panic!("the trap is gone, {} were cancelled: is the spawned begin still needed?", acknowledged.n_cancelled);
+    panic!(
+        "the trap is gone, {} were cancelled: is the spawned begin still needed?",
+        acknowledged.n_cancelled
+    );
 }
 
 async fn nothing_acknowledged_is_lost(site: &Site, savepoint: bool) {

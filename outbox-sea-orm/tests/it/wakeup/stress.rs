@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use outbox_core::{ClaimRequest, Claimer, Draft, Listener, Outcome, Readiness, Repository, Settlement, Wakeup};
+use outbox_core::{
+    ClaimRequest, Claimer, Draft, Listener, Outcome, Readiness, Repository, Settlement, Wakeup,
+};
 use outbox_sea_orm::{OutboxTable, TableListener};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -105,7 +107,7 @@ async fn lose_nothing(site: &Site, n_sleepers: usize) {
 }
 
 async fn produce(outbox: &OutboxTable) {
-    let random = Uuid::new_v4().as_u128() % 4_000;
+    let random = Uuid::new_v4().as_u128() % 1_500;
     sleep(Duration::from_micros(random as u64)).await;
     outbox.enqueue_autocommit([Draft::new("t", "")]).await.expect("enqueue");
 }
