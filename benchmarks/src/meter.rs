@@ -100,7 +100,7 @@ impl Usage {
         self.undisturbed(self.n_messages as f64 / self.elapsed.as_secs_f64())
     }
 
-    fn seconds(&self) -> f64 {
+    pub(crate) fn seconds(&self) -> f64 {
         self.undisturbed(self.elapsed.as_secs_f64())
     }
 

@@ -23,7 +23,8 @@ use crate::load::{BATCH, TOPIC};
 use crate::side::Side;
 use crate::site::{BENCH, Site, remove_sqlite};
 
-const MAX_CONNECTIONS: u32 = 16;
+/// The most producers of a scenario, the late committers, and some.
+const MAX_CONNECTIONS: u32 = 32;
 
 /// One outbox table of the crates, in a schema or file of its own.
 #[derive(Clone)]

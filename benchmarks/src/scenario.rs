@@ -9,6 +9,7 @@ mod late_commit;
 mod latency;
 mod low_rate;
 mod neighbours;
+mod part;
 mod plans;
 mod retries;
 pub(crate) mod rss;

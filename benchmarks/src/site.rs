@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-pub(crate) use postgres::{BENCH, FOREIGN, PLANS, PostgresSite};
+pub(crate) use postgres::{BENCH, Executed, FOREIGN, PLANS, PostgresSite, head};
 pub(crate) use sqlite::{Pin, SqliteSite, options as sqlite_options, remove as remove_sqlite};
 
 use crate::error::Result;

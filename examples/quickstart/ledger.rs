@@ -81,7 +81,6 @@ impl Log {
         let row = delivery::ActiveModel {
             message_id: Set(message.id),
             order_id: Set(message.key.clone().unwrap_or_default()),
-            topic: Set(message.topic.clone()),
             dispatcher: Set(self.dispatcher.to_string()),
             attempt: Set(message.attempt.into()),
             was_booked: Set(self.inbox.is_processed(message.id).await?),

@@ -18,16 +18,16 @@ use std::time::Duration;
 use outbox_core::{Moved, Operations};
 use outbox_examples::{AnyError, Scratch};
 use sea_orm::ActiveValue::Set;
-use sea_orm::{EntityTrait, PaginatorTrait};
+use sea_orm::{EntityTrait, PaginatorTrait, QueryOrder};
 
 use args::{Args, USAGE};
 use fleet::Fleet;
 use shop::{OrderPlaced, Shop};
 use storage::{Place, Storage};
-use tables::{entry, gift_card, order};
+use tables::{delivery, entry, gift_card, order};
 use verdict::{Facts, Verdict, dead_letters};
 
-/// From this line on the first dispatcher is killed, as soon as so many messages are booked and not settled.
+/// From this line on the first dispatcher is killed, at a moment when many messages are booked and not settled.
 const KILL_AFTER: i64 = 500;
 const KILL_WITH: u64 = 8;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -113,7 +113,7 @@ async fn take_orders(
         if number % 200 == 0 {
             show_progress(number, storage).await?;
         }
-        if !is_killed && number >= KILL_AFTER && n_unsettled(storage).await? >= KILL_WITH {
+        if !is_killed && number >= KILL_AFTER && is_a_bad_moment("one", storage).await? {
             replace_first(fleet)?;
             is_killed = true;
         }
@@ -125,6 +125,13 @@ async fn take_orders(
 fn replace_first(fleet: &mut Fleet) -> Result<(), AnyError> {
     fleet.kill("one")?;
     fleet.start("three")
+}
+
+/// Whether this dispatcher was the last to be given a message, while much is booked and not settled.
+async fn is_a_bad_moment(dispatcher: &str, storage: &Storage) -> Result<bool, AnyError> {
+    let last = delivery::Entity::find().order_by_desc(delivery::Column::Id).one(&storage.db).await?;
+    let is_busy = last.is_some_and(|delivery| delivery.dispatcher == dispatcher);
+    Ok(is_busy && n_unsettled(storage).await? >= KILL_WITH)
 }
 
 /// How many messages are booked and not settled yet: what a kill at this moment would deliver again.

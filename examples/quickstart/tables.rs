@@ -107,7 +107,6 @@ pub(crate) mod delivery {
         pub id: i64,
         pub message_id: Uuid,
         pub order_id: String,
-        pub topic: String,
         pub dispatcher: String,
         pub attempt: i64,
         /// Whether its effect was there already; the inbox must not let it through.

@@ -869,3 +869,109 @@ impl Store {
         old.iter().filter(|(_, name)| self.processed.remove(name).is_some()).count() as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft() -> Draft {
+        Draft::new("topic", "payload")
+    }
+
+    async fn claimed(outbox: &MemoryRepository) -> usize {
+        let request = ClaimRequest::new(10, Duration::from_secs(60));
+        outbox.claim(request).await.expect("claim").messages.len()
+    }
+
+    #[tokio::test]
+    async fn two_transactions_that_wait_for_each_other_do_not_hang() {
+        let outbox = MemoryRepository::new();
+        let (a, b) = (draft(), draft());
+        let (first, second) = (outbox.begin().await.expect("begin"), outbox.begin().await.expect("begin"));
+        outbox.enqueue(&first, vec![a.clone()]).await.expect("enqueue");
+        outbox.enqueue(&second, vec![b.clone()]).await.expect("enqueue");
+        let waiting = tokio::spawn({
+            let (outbox, first) = (outbox.clone(), first.clone());
+            async move { outbox.enqueue(&first, vec![b]).await }
+        });
+        tokio::task::yield_now().await;
+        let error = outbox.enqueue(&second, vec![a]).await.expect_err("it would wait for ever");
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Contention, true));
+        outbox.rollback(second).await.expect("rollback");
+        waiting.await.expect("joined").expect("goes on after the rollback");
+        outbox.commit(first).await.expect("commit");
+        assert_eq!(claimed(&outbox).await, 2);
+    }
+
+    #[tokio::test]
+    async fn wait_that_was_dropped_is_forgotten() {
+        let outbox = MemoryRepository::new();
+        let (a, b) = (draft(), draft());
+        let (first, second) = (outbox.begin().await.expect("begin"), outbox.begin().await.expect("begin"));
+        outbox.enqueue(&first, vec![a.clone()]).await.expect("enqueue");
+        outbox.enqueue(&second, vec![b.clone()]).await.expect("enqueue");
+        tokio::select! {
+            biased;
+            _ = outbox.enqueue(&second, vec![a]) => unreachable!("the first transaction is open"),
+            () = tokio::task::yield_now() => {}
+        }
+        let waiting = tokio::spawn({
+            let (outbox, first) = (outbox.clone(), first.clone());
+            async move { outbox.enqueue(&first, vec![b]).await.expect_err("there already").kind() }
+        });
+        tokio::task::yield_now().await;
+        outbox.commit(second).await.expect("commit");
+        assert_eq!(waiting.await.expect("joined"), ErrorKind::AlreadyEnqueued, "and no deadlock");
+    }
+
+    #[tokio::test]
+    async fn escaped_transaction_lets_others_go_on_and_is_doomed() {
+        let outbox = MemoryRepository::new();
+        let cx = outbox.begin().await.expect("begin");
+        let escaped = cx.clone();
+        let id = outbox.enqueue(&cx, vec![draft()]).await.expect("enqueue")[0];
+        assert_eq!(outbox.commit(cx).await.expect_err("escaped").kind(), ErrorKind::TransactionEscaped);
+        let next = outbox.begin().await.expect("begin");
+        outbox.enqueue(&next, vec![draft().id(id)]).await.expect("the id is free at once");
+        outbox.commit(next).await.expect("commit");
+        let error = outbox.enqueue(&escaped, vec![draft()]).await.expect_err("ended");
+        assert_eq!(error.kind(), ErrorKind::TransactionDoomed);
+        assert_eq!(outbox.commit(escaped).await.expect_err("ended").kind(), ErrorKind::TransactionDoomed);
+        assert_eq!(claimed(&outbox).await, 1);
+    }
+
+    #[tokio::test]
+    async fn whatever_makes_messages_claimable_gives_a_hint() {
+        let outbox = MemoryRepository::new();
+        let mut listener = outbox.listen().await.expect("listen").expect("a listener");
+        let hints = tokio::spawn(async move { listener.hint().await });
+        tokio::task::yield_now().await;
+        let empty = outbox.begin().await.expect("begin");
+        outbox.commit(empty).await.expect("commit");
+        tokio::task::yield_now().await;
+        assert!(!hints.is_finished(), "a commit without messages gives no hint");
+        outbox.advance(Duration::from_secs(1));
+        hints.await.expect("joined").expect("hint");
+    }
+
+    #[tokio::test]
+    async fn limits_belong_to_the_handle() {
+        let outbox = MemoryRepository::new();
+        let narrow = outbox.clone().with_limits(Limits::default().with_max_payload(3));
+        let cx = outbox.begin().await.expect("begin");
+        let error = narrow.enqueue(&cx, vec![draft()]).await.expect_err("too large");
+        assert_eq!(error.to_string(), "invalid payload: 7 bytes, max 3");
+        outbox.enqueue(&cx, vec![draft()]).await.expect("enqueue");
+    }
+
+    #[tokio::test]
+    async fn clock_stops_at_the_end_of_time() {
+        let outbox = MemoryRepository::new();
+        outbox.advance(Duration::MAX);
+        outbox.advance(Duration::MAX);
+        let cx = outbox.begin().await.expect("begin");
+        outbox.enqueue(&cx, vec![draft()]).await.expect("enqueue");
+        outbox.commit(cx).await.expect("commit");
+        assert_eq!(claimed(&outbox).await, 1);
+    }
+}

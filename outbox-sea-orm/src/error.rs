@@ -11,6 +11,12 @@ pub(crate) fn from_db(operation: &'static str, table: &impl ToString, error: DbE
     mapped.with_source(error)
 }
 
+/// The same for an error of a statement that went past SeaORM.
+#[cfg(feature = "postgres")]
+pub(crate) fn from_sqlx(operation: &'static str, table: &impl ToString, error: SqlxError) -> Error {
+    from_db(operation, table, DbErr::Query(RuntimeErr::SqlxError(error.into())))
+}
+
 /// What an error of COMMIT means: a server that was shut down answers with an error of its own although the
 /// commit may have happened; without any answer nothing is known either.
 pub(crate) fn from_commit(error: DbErr) -> Error {

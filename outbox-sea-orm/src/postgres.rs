@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use outbox_core::{Claim, ClaimRequest, Error, ErrorKind, Result, TableName};
 use sea_orm::sea_query::{ArrayType, Values};
-use sea_orm::sqlx::ConnectOptions;
 use sea_orm::sqlx::postgres::PgPoolOptions;
+use sea_orm::sqlx::{self, AssertSqlSafe, ConnectOptions};
 use sea_orm::{DatabaseConnection, DatabaseConnectionType, QueryResult, SqlxPostgresConnector, Value};
 use uuid::Uuid;
 
 use crate::dialect::Dialect;
+use crate::error::from_sqlx;
 use crate::repository::{OutboxTable, Table};
 use crate::row::{ClaimedRow, ToDatabase, bury_undecodable, column, from_duration};
 use crate::sql::PostgresSql;
@@ -272,30 +274,30 @@ impl Claiming<'_> {
     }
 
     async fn take(&mut self, mark: i64) -> Result<()> {
-        let token = token(false);
-        let mut values = self.claim_values(token);
-        values.push(mark.into());
-        let rows = self.rows(&self.inner.sql.claim, values, token).await?;
+        let rows = self.rows(&self.inner.sql.claim, token(false), Some(mark)).await?;
         self.marks.claimed(mark, &rows, self.request.limit);
         self.add(rows).await
     }
 
-    fn claim_values(&self, token: Uuid) -> Vec<Value> {
+    /// Runs a claim. Rows are decoded while the server is still working on the next ones.
+    async fn rows(&self, sql: &str, token: Uuid, mark: Option<i64>) -> Result<Vec<ClaimedRow>> {
         let request = self.request;
-        vec![
-            (request.limit as i64).into(),
-            token.into(),
-            request.lease.micros().into(),
-            max_attempts(request).into(),
-            topics(request),
-            request.max_bytes.map_or(i64::MAX, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)).into(),
-        ]
-    }
-
-    async fn rows(&self, sql: &str, values: Vec<Value>, token: Uuid) -> Result<Vec<ClaimedRow>> {
-        let rows = self.table.query("claim", self.table.hot()?, sql, Values(values)).await?;
-        let decode = |row| ClaimedRow::decode(self.inner.dialect, row, token);
-        let mut rows: Vec<ClaimedRow> = rows.iter().map(decode).collect::<Result<_>>()?;
+        let mut query = sqlx::query(AssertSqlSafe(sql.to_owned()))
+            .bind(request.limit as i64)
+            .bind(token)
+            .bind(request.lease.micros())
+            .bind(max_attempts(request))
+            .bind(request.topics.as_deref())
+            .bind(request.max_bytes.map_or(i64::MAX, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)));
+        if let Some(mark) = mark {
+            query = query.bind(mark);
+        }
+        let mut stream = query.fetch(self.table.hot()?.get_postgres_connection_pool());
+        let mut rows = Vec::new();
+        while let Some(row) = stream.next().await {
+            let row = row.map_err(|error| from_sqlx("claim", &self.table.name, error))?;
+            rows.push(ClaimedRow::decode(self.inner.dialect, &row.into(), token)?);
+        }
         rows.sort_unstable_by_key(ClaimedRow::locator);
         Ok(rows)
     }
@@ -342,8 +344,7 @@ impl Claiming<'_> {
         let values = Values(vec![limit.into(), max_attempts(self.request).into(), topics(self.request)]);
         let n_dead = self.table.execute("claim", self.table.hot()?, &self.inner.sql.bury, values).await?;
         self.claim.n_dead += n_dead as usize;
-        let token = token(true);
-        let rows = self.rows(&self.inner.sql.recover, self.claim_values(token), token).await?;
+        let rows = self.rows(&self.inner.sql.recover, token(true), None).await?;
         self.add(rows).await?;
         self.claim.recovered = !self.claim.messages.is_empty();
         Ok(self.claim.recovered)

@@ -19,14 +19,14 @@ mod postgres {
     use std::time::Duration;
 
     use outbox_core::{Error, ErrorKind, Listener, Readiness, Result, Wakeup};
+    use sea_orm::DatabaseConnectionType;
     use sea_orm::sea_query::Values;
     use sea_orm::sqlx::postgres::{PgArguments, PgListener, PgPoolOptions, PgRow};
     use sea_orm::sqlx::query::Query;
     use sea_orm::sqlx::{self, AssertSqlSafe, ConnectOptions, Postgres, Row};
-    use sea_orm::{DatabaseConnectionType, DbErr, RuntimeErr, SqlxError};
     use uuid::Uuid;
 
-    use crate::error::from_db;
+    use crate::error::from_sqlx;
     use crate::repository::OutboxTable;
     use crate::sql::{PostgresSql, schema};
 
@@ -114,7 +114,7 @@ mod postgres {
     impl Sleeper {
         async fn connect(table: OutboxTable) -> Result<Self> {
             let options = (*table.db.get_postgres_connection_pool().connect_options()).clone();
-            let failed = |error| from_sqlx(&table, error);
+            let failed = |error| from_sqlx("listen", &table.name, error);
             let pool = PgPoolOptions::new()
                 .max_connections(1)
                 .acquire_timeout(Duration::from_secs(5))
@@ -197,7 +197,11 @@ mod postgres {
 
         /// Waits for one notification and returns its payload: empty for a hint.
         async fn receive(&mut self) -> Result<String> {
-            let received = self.listener.try_recv().await.map_err(|error| from_sqlx(&self.table, error))?;
+            let received = self
+                .listener
+                .try_recv()
+                .await
+                .map_err(|error| from_sqlx("listen", &self.table.name, error))?;
             let lost = || Error::new(ErrorKind::Unavailable, "listen").with_table(&self.table.name);
             let payload = received.ok_or_else(lost)?.payload().to_owned();
             self.pending |= payload.is_empty();
@@ -234,19 +238,20 @@ mod postgres {
         async fn try_lead(&mut self) -> Result<bool> {
             let sql = statement(&self.sql()?.stand_guard);
             let row = self.run(sql.bind(self.guard)).await?;
-            row.try_get(0).map_err(|error| from_sqlx(&self.table, error))
+            row.try_get(0).map_err(|error| from_sqlx("listen", &self.table.name, error))
         }
 
         async fn is_guarded(&mut self) -> Result<bool> {
             let sql = statement(&self.sql()?.is_guarded);
             let row = self.run(sql.bind(self.guard)).await?;
-            row.try_get(0).map_err(|error| from_sqlx(&self.table, error))
+            row.try_get(0).map_err(|error| from_sqlx("listen", &self.table.name, error))
         }
 
         async fn read_writers(&mut self) -> Result<HashSet<String>> {
             let sql = statement(&self.sql()?.writers);
             let row = self.run(sql).await?;
-            let writers: Vec<String> = row.try_get(0).map_err(|error| from_sqlx(&self.table, error))?;
+            let writers: Vec<String> =
+                row.try_get(0).map_err(|error| from_sqlx("listen", &self.table.name, error))?;
             Ok(writers.into_iter().collect())
         }
 
@@ -255,15 +260,14 @@ mod postgres {
         }
 
         async fn run(&mut self, query: Pg<'static>) -> Result<PgRow> {
-            query.fetch_one(&mut self.listener).await.map_err(|error| from_sqlx(&self.table, error))
+            query
+                .fetch_one(&mut self.listener)
+                .await
+                .map_err(|error| from_sqlx("listen", &self.table.name, error))
         }
     }
 
     fn statement(sql: &str) -> Pg<'static> {
         sqlx::query(AssertSqlSafe(sql.to_owned()))
-    }
-
-    fn from_sqlx(table: &OutboxTable, error: SqlxError) -> Error {
-        from_db("listen", &table.name, DbErr::Query(RuntimeErr::SqlxError(error.into())))
     }
 }

@@ -243,6 +243,8 @@ macro_rules! __cases {
                 unclaimed_message_cannot_be_settled
                 lost_lease_touches_no_other
                 one_failure_touches_no_other
+                stale_lease_beside_the_current_one_is_lost
+                stale_lease_borrows_no_token
                 lease_named_twice_counts_once
                 call_may_mix_claims_and_outcomes
                 nothing_to_settle_is_fine
@@ -256,6 +258,7 @@ macro_rules! __cases {
                 late_extension_applies_until_the_next_claim
                 lost_lease_is_not_extended
                 lost_lease_touches_no_other
+                stale_lease_beside_the_current_one_is_lost
                 lease_named_twice_is_extended
                 extension_is_no_attempt;
             wakeup:

@@ -52,14 +52,15 @@ struct Foreign(PgConnection);
 impl Foreign {
     async fn open(site: &Site) -> Result<Self> {
         let mut session = site.postgres()?.connect(FOREIGN).await?;
-        raw_sql("CREATE TABLE foreign_table (n int); BEGIN; INSERT INTO foreign_table VALUES (1)")
-            .execute(&mut session)
-            .await?;
+        // apart: what stands before BEGIN in one call would be part of the transaction
+        raw_sql("CREATE TABLE foreign_table (n int)").execute(&mut session).await?;
+        raw_sql("BEGIN; INSERT INTO foreign_table VALUES (1)").execute(&mut session).await?;
         Ok(Self(session))
     }
 
     async fn close(mut self) -> Result<()> {
-        raw_sql("ROLLBACK; DROP TABLE foreign_table").execute(&mut self.0).await?;
+        raw_sql("ROLLBACK").execute(&mut self.0).await?;
+        raw_sql("DROP TABLE foreign_table").execute(&mut self.0).await?;
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use crate::options::Options;
 use crate::ours::Ours;
 use crate::report::{Bound, Line, rounded};
 use crate::side::{Side, fill, fill_with};
-use crate::site::{PLANS, PostgresSite, Site};
+use crate::site::{PLANS, PostgresSite, Site, head};
 use crate::stats::median;
 
 const LATER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -178,8 +178,7 @@ impl Plan {
     }
 
     fn head(&self) -> String {
-        let code = self.text().lines().filter(|line| !line.trim_start().starts_with("--"));
-        code.flat_map(str::split_whitespace).take(8).collect::<Vec<_>>().join(" ")
+        head(self.text())
     }
 
     fn summary(&self) -> Value {

@@ -3,7 +3,7 @@
 use std::env;
 
 use outbox_testkit::server::{Postgres, Settings};
-use sea_orm::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sea_orm::sqlx::{
     AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _, query, query_scalar, raw_sql,
 };
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::Counters;
 use crate::error::Result;
 use crate::proc;
+use crate::report::rounded;
 
 const URL: &str = "OUTBOX_BENCH_POSTGRES_URL";
 /// The database in which everything is measured.
@@ -99,16 +100,16 @@ impl PostgresSite {
         Ok(calls.cast_unsigned())
     }
 
-    /// How often each statement of a database has been executed since [`Self::forget_statements`], most often first.
-    pub(crate) async fn calls(&self, database: &str) -> Result<Vec<(String, u64)>> {
+    /// The statements of a database since [`Self::forget_statements`], those that took longest in all first.
+    pub(crate) async fn executed(&self, database: &str) -> Result<Vec<Executed>> {
         let rows = query(
-            "SELECT query, sum(calls)::bigint FROM pg_stat_statements s
-               JOIN pg_database d ON d.oid = s.dbid WHERE d.datname = $1 GROUP BY query ORDER BY 2 DESC",
+            "SELECT query, sum(calls)::bigint, sum(total_exec_time), min(min_exec_time) FROM pg_stat_statements s
+               JOIN pg_database d ON d.oid = s.dbid WHERE d.datname = $1 GROUP BY query ORDER BY 3 DESC",
         )
         .bind(database)
         .fetch_all(&self.admin)
         .await?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get::<i64, _>(1).cast_unsigned())).collect())
+        Ok(rows.iter().map(Executed::decode).collect())
     }
 
     /// Those of other databases stay: an idle dispatcher is being counted there.
@@ -152,6 +153,40 @@ impl PostgresSite {
         let pairs = rows.iter().map(|row| (row.get::<String, _>(0), json!(row.get::<String, _>(1))));
         Ok(Value::Object(pairs.collect()))
     }
+}
+
+/// One statement and how often and how long it was executed.
+#[derive(Clone, Debug)]
+pub(crate) struct Executed {
+    pub(crate) text: String,
+    pub(crate) calls: u64,
+    total_ms: f64,
+    min_ms: f64,
+}
+
+impl Executed {
+    fn decode(row: &PgRow) -> Self {
+        let calls: i64 = row.get(1);
+        Self { text: row.get(0), calls: calls.cast_unsigned(), total_ms: row.get(2), min_ms: row.get(3) }
+    }
+
+    /// The first words of the statement, behind its comments.
+    pub(crate) fn head(&self) -> String {
+        head(&self.text)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "statement": self.head(), "calls": self.calls, "min_ms": rounded(self.min_ms),
+            "mean_ms": rounded(self.total_ms / self.calls as f64),
+        })
+    }
+}
+
+/// The first words of a statement, behind its comments.
+pub(crate) fn head(text: &str) -> String {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("--"));
+    code.flat_map(str::split_whitespace).take(10).collect::<Vec<_>>().join(" ")
 }
 
 async fn find() -> Result<(String, Option<Postgres>)> {

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use outbox_core::{Claim, ClaimRequest, Draft, MessageId, Outcome, Repository, Settlement, TableName};
 use outbox_sea_orm::{OutboxTable, ProcessedTable};
+use outbox_testkit::proxy::Proxy;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement, TryGetable};
+use tokio::process::Command;
 use uuid::Uuid;
 
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
@@ -25,26 +27,22 @@ pub(crate) struct Site {
 }
 
 enum Place {
-    /// The schema is the application's name as well.
-    Postgres {
-        url: String,
-        schema: String,
-    },
-    Sqlite {
-        folder: tempfile::TempDir,
-    },
+    Postgres { url: String, schema: String },
+    Sqlite { folder: tempfile::TempDir },
 }
 
 impl Place {
-    async fn connect(&self, max_connections: u32, settings: &[(&str, &str)]) -> DatabaseConnection {
+    async fn connect(&self, pool: Pool<'_>) -> DatabaseConnection {
         let url = match self {
-            Self::Postgres { url, .. } => url.clone(),
+            Self::Postgres { url, .. } => pool.url.unwrap_or(url).to_owned(),
             Self::Sqlite { folder } => format!("sqlite://{}/test.db?mode=rwc", folder.path().display()),
         };
         let mut options = ConnectOptions::new(url);
-        options.max_connections(max_connections).sqlx_logging(false).acquire_timeout(PATIENCE);
+        options.max_connections(pool.max_connections).sqlx_logging(pool.logs).acquire_timeout(PATIENCE);
         match self {
-            Self::Postgres { schema, .. } => postgres_options(&mut options, schema, settings),
+            Self::Postgres { schema, .. } => {
+                postgres_options(&mut options, &format!("{schema}{}", pool.suffix), pool.settings);
+            }
             Self::Sqlite { .. } => sqlite_options(&mut options),
         }
         Database::connect(options).await.expect("connect")
@@ -63,6 +61,25 @@ impl Place {
             Self::Postgres { schema, .. } => format!("{schema}.{table}"),
             Self::Sqlite { .. } => format!("t_{table}"),
         }
+    }
+}
+
+/// What is special about a pool.
+#[derive(Default)]
+pub(crate) struct Pool<'a> {
+    pub(crate) max_connections: u32,
+    /// Goes behind the name of the application.
+    pub(crate) suffix: &'a str,
+    /// Another way to the server.
+    pub(crate) url: Option<&'a str>,
+    /// For each connection to PostgreSQL.
+    pub(crate) settings: &'a [(&'a str, &'a str)],
+    pub(crate) logs: bool,
+}
+
+impl Pool<'_> {
+    pub(crate) fn of(max_connections: u32) -> Self {
+        Self { max_connections, ..Self::default() }
     }
 }
 
@@ -100,6 +117,15 @@ impl Site {
         Self::create(Place::Postgres { url: url.to_owned(), schema }, settings).await
     }
 
+    /// As [`Self::postgres`], and a pool of its own that reaches the server through a proxy.
+    pub(crate) async fn with_proxy() -> Option<(Self, Proxy, DatabaseConnection)> {
+        let site = Self::postgres().await?;
+        let server = outbox_testkit::server::postgres().await.ok()?;
+        let (proxy, url) = proxied(server.url()).await;
+        let db = site.connect(Pool { url: Some(&url), ..Pool::of(6) }).await;
+        Some((site, proxy, db))
+    }
+
     /// In a file of its own.
     pub(crate) async fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("folder");
@@ -115,7 +141,7 @@ impl Site {
     }
 
     async fn open(place: Place, settings: &[(&str, &str)]) -> Self {
-        let db = place.connect(6, settings).await;
+        let db = place.connect(Pool { settings, ..Pool::of(6) }).await;
         let outbox = OutboxTable::new(&db, place.name("outbox"));
         let inbox = ProcessedTable::new(&db, place.name("inbox"));
         Self { db, outbox, inbox, place }
@@ -140,24 +166,20 @@ impl Site {
     }
 
     /// Another pool of the same place.
-    pub(crate) async fn connect(&self, max_connections: u32) -> DatabaseConnection {
-        self.place.connect(max_connections, &[]).await
+    pub(crate) async fn connect(&self, pool: Pool<'_>) -> DatabaseConnection {
+        self.place.connect(pool).await
     }
 
-    /// Another pool of the same place that logs every statement.
-    pub(crate) async fn connect_logging(&self) -> DatabaseConnection {
-        let Place::Postgres { url, schema } = &self.place else {
-            panic!("logged by another thread on SQLite")
-        };
-        let mut options = ConnectOptions::new(url);
-        options.max_connections(2).sqlx_logging(true);
-        postgres_options(&mut options, schema, &[]);
-        Database::connect(options).await.expect("connect")
-    }
-
-    /// Another pool of the same place whose connections are made with `settings`.
-    pub(crate) async fn connect_with(&self, settings: &[(&str, &str)]) -> DatabaseConnection {
-        self.place.connect(6, settings).await
+    /// Handles with pools of their own, to do harm to.
+    pub(crate) async fn victim(&self) -> Victim {
+        let suffix = format!("_{}", Uuid::new_v4().as_u64_pair().0);
+        let db = self.connect(Pool { suffix: &suffix, ..Pool::of(2) }).await;
+        Victim {
+            outbox: OutboxTable::new(&db, self.name("outbox")),
+            inbox: ProcessedTable::new(&db, self.name("inbox")),
+            db,
+            suffix,
+        }
     }
 
     pub(crate) async fn execute(&self, sql: &str) -> u64 {
@@ -225,7 +247,7 @@ impl Site {
     pub(crate) async fn has_idle_transaction(&self) -> bool {
         let Place::Postgres { schema, .. } = &self.place else { return false };
         let sql = format!(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{schema}' \
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '{schema}%' \
              AND state LIKE 'idle in transaction%'"
         );
         self.value::<i64>(&sql).await > 0
@@ -236,10 +258,31 @@ impl Site {
         let Place::Postgres { url, schema } = &self.place else { return };
         let db = Database::connect(ConnectOptions::new(url)).await.expect("connect");
         let others = format!(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = '{schema}'"
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE '{schema}%'"
         );
         let _: i64 = value(&db, &others).await;
         db.execute_unprepared(&format!("DROP SCHEMA {schema} CASCADE")).await.expect("drop the schema");
+    }
+}
+
+/// See [`Site::victim`].
+pub(crate) struct Victim {
+    pub(crate) db: DatabaseConnection,
+    pub(crate) outbox: OutboxTable,
+    pub(crate) inbox: ProcessedTable,
+    suffix: String,
+}
+
+impl Victim {
+    /// Returns when everything that was ever sent has ended.
+    pub(crate) async fn end(self, site: &Site) {
+        let Self { db, outbox, inbox, suffix } = self;
+        drop((outbox, inbox));
+        db.close().await.expect("close");
+        let Place::Postgres { schema, .. } = &site.place else { return };
+        let sql =
+            format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{schema}{suffix}'");
+        eventually("the sessions end", async || site.value::<i64>(&sql).await == 0).await;
     }
 }
 
@@ -322,6 +365,17 @@ impl OwnDatabase {
     }
 }
 
+/// A proxy before the server at `url`, and the URL that leads through it.
+pub(crate) async fn proxied(url: &str) -> (Proxy, String) {
+    let (scheme, rest) = url.split_once("://").expect("a URL");
+    let (place, path) = rest.split_once('/').expect("a database in the URL");
+    let (user, address) = place.rsplit_once('@').unwrap_or(("", place));
+    let target = tokio::net::lookup_host(address).await.expect("the server's address").next();
+    let proxy = Proxy::start(target.expect("the server's address")).await.expect("a proxy");
+    let url = format!("{scheme}://{user}@{}/{path}", proxy.address());
+    (proxy, url)
+}
+
 /// Makes a named test on PostgreSQL of each function `async fn(&Site)`.
 macro_rules! on_postgres {
     ($($case:ident),* $(,)?) => {
@@ -362,14 +416,41 @@ pub(crate) async fn cancel_at<F: Future>(k: usize, future: F) -> Option<F::Outpu
     .await
 }
 
-/// What the current thread logs from now on, until it is dropped: use it with a runtime of one thread.
-pub(crate) struct Log {
-    text: Arc<Mutex<Vec<u8>>>,
-    _guard: tracing::subscriber::DefaultGuard,
+/// Set in the processes that tests start of themselves.
+const CHILD: &str = "OUTBOX_TEST_CHILD";
+
+/// What this process is to do for the test that has started it, where one has.
+pub(crate) fn child_role() -> Option<String> {
+    std::env::var(CHILD).ok()
 }
 
+/// This program, to run the test `name` only, with `role`, on the server at `url`.
+pub(crate) fn child(name: &str, role: &str, url: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", name, "--nocapture", "--test-threads", "1"]).env(CHILD, role);
+    command.env_remove("OUTBOX_TEST_SERVER").env("OUTBOX_TEST_POSTGRES_URL", url).kill_on_drop(true);
+    command
+}
+
+/// Runs the test `name` in a process of its own, which can then see all that it logs; or skips it loudly.
+pub(crate) async fn run_logged(name: &str, test: impl AsyncFnOnce(&Site, &Log)) {
+    let Ok(server) = outbox_testkit::server::postgres().await else { return };
+    if child_role().is_none() {
+        let output = child(name, "logged", server.url()).output().await.expect("run");
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let is_ok = output.status.success() && text[0].contains("1 passed");
+        assert!(is_ok, "{}", text.concat());
+        return;
+    }
+    let log = Log::install();
+    run_on_postgres(async |site| test(site, &log).await).await;
+}
+
+/// Everything that this process logs.
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
 impl Log {
-    pub(crate) fn start() -> Self {
+    pub(crate) fn install() -> Self {
         let text = Arc::default();
         let writer = Arc::clone(&text);
         let subscriber = tracing_subscriber::fmt()
@@ -377,19 +458,14 @@ impl Log {
             .with_ansi(false)
             .with_writer(move || LogWriter(Arc::clone(&writer)))
             .finish();
-        Self { text, _guard: tracing::subscriber::set_default(subscriber) }
+        tracing::subscriber::set_global_default(subscriber).expect("the first one");
+        Self(text)
     }
 
     /// What was logged since this was called before.
     pub(crate) fn take(&self) -> String {
-        let bytes = std::mem::take(&mut *self.text.lock().expect("not poisoned"));
+        let bytes = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
         String::from_utf8(bytes).expect("text")
-    }
-
-    /// The lines about statements that were sent since `take` or this was called before.
-    pub(crate) fn take_statements(&self) -> Vec<String> {
-        let is_statement = |line: &&str| line.contains(" sqlx::query: ");
-        self.take().lines().filter(is_statement).map(str::to_owned).collect()
     }
 }
 

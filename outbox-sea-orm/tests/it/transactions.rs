@@ -1,6 +1,7 @@
 //! The transaction of a context: how it ends, and what cannot break it.
 
 mod cancelled;
+mod cut;
 mod lost_commit;
 mod traps;
 

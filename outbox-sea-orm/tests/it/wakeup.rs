@@ -10,7 +10,7 @@ use sea_orm::sqlx::postgres::PgListener;
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use tokio::time::timeout;
 
-use crate::support::{PATIENCE, Site, eventually, on_postgres, on_sqlite, settle_all};
+use crate::support::{PATIENCE, Pool, Site, eventually, on_postgres, on_sqlite, settle_all};
 
 /// Longer than a hint that is on its way needs.
 const QUIET: Duration = Duration::from_millis(150);
@@ -57,7 +57,7 @@ impl Ear {
                 site.sql_name("outbox")
             ))
             .await;
-        let pool = site.connect(1).await;
+        let pool = site.connect(Pool::of(1)).await;
         let mut listener =
             PgListener::connect_with(pool.get_postgres_connection_pool()).await.expect("connect");
         listener.listen(&channel).await.expect("listen");
@@ -254,12 +254,20 @@ async fn produce_and_settle(site: &Site) {
 async fn a_hint_is_kept_until_it_is_asked_for(site: &Site) {
     let mut listener = sleeper(site).await;
     site.enqueue("t", 1).await;
-    for _ in 0..20 {
-        // dropping the future loses nothing
-        let _ = timeout(Duration::from_micros(50), listener.prepare()).await;
+    for _ in 0..3 {
+        listener.prepare().await.expect("prepare");
     }
     expect_hint(&mut listener).await;
     expect_silence(&mut listener).await;
+}
+
+async fn a_dropped_wait_loses_no_hint(site: &Site) {
+    let mut listener = sleeper(site).await;
+    for _ in 0..20 {
+        let waiting = async { while timeout(Duration::from_micros(50), listener.hint()).await.is_err() {} };
+        let (_, hinted) = tokio::join!(site.enqueue("t", 1), timeout(PATIENCE, waiting));
+        hinted.expect("the hint was lost");
+    }
 }
 
 async fn a_probe_makes_the_round_trip(site: &Site) {
@@ -298,6 +306,7 @@ on_postgres! {
     a_listener_that_is_dropped_leaves_no_lock,
     producers_notify_nobody_unless_somebody_sleeps,
     a_hint_is_kept_until_it_is_asked_for,
+    a_dropped_wait_loses_no_hint,
     a_probe_makes_the_round_trip,
     a_shared_pool_has_no_hints,
 }

@@ -68,6 +68,18 @@ pub async fn lost_lease_touches_no_other(h: &impl Harness) {
     h.assert_nothing_to_claim().await;
 }
 
+/// A call that names a stale and the current lease of one message tells them apart.
+pub async fn stale_lease_beside_the_current_one_is_lost(h: &impl Harness) {
+    h.enqueue_one().await;
+    let stale = h.claim_one().await.lease;
+    h.expire().await;
+    let current = h.claim_one().await.lease;
+    let expected = [Settled::LeaseLost, Settled::Applied, Settled::LeaseLost];
+    assert_eq!(h.extend(&[stale, current, stale], 3 * LEASE).await, expected);
+    h.expire().await;
+    h.assert_nothing_to_claim().await;
+}
+
 /// A lease that is named twice in a call is extended, and both answers say so.
 pub async fn lease_named_twice_is_extended(h: &impl Harness) {
     h.enqueue_one().await;

@@ -158,6 +158,47 @@ pub async fn one_failure_touches_no_other(h: &impl Harness) {
     assert_eq!((again.message.id, again.message.attempt), (claimed[7].message.id, 2));
 }
 
+/// A call that names a stale and the current lease of one message heeds the current one only.
+pub async fn stale_lease_beside_the_current_one_is_lost(h: &impl Harness) {
+    for stale_outcome in [Outcome::Done, dead("stale"), Outcome::Release, retry(5 * HOUR)] {
+        for stale_first in [true, false] {
+            let id = h.enqueue_one().await;
+            let stale = h.claim_one().await.lease;
+            h.expire().await;
+            let current = h.claim_one().await.lease;
+            let mut call = [(stale, stale_outcome.clone(), LOST), (current, retry(HOUR), APPLIED)];
+            if !stale_first {
+                call.reverse();
+            }
+            let expected = call.clone().map(|(_, _, settled)| settled);
+            assert_eq!(h.settle_all(call.map(|(lease, outcome, _)| (lease, outcome))).await, expected);
+            h.assert_nothing_to_claim().await;
+            h.advance(HOUR).await;
+            assert_eq!(h.drain().await, [id], "the retry counts");
+        }
+    }
+}
+
+/// A stale lease does not become good because its message's current token stands in the call, in the lease of
+/// another message of the same claim.
+pub async fn stale_lease_borrows_no_token(h: &impl Harness) {
+    for give_up in [Some(Outcome::Release), Some(retry(Duration::ZERO)), None] {
+        let id = h.enqueue_one().await;
+        let stale = h.claim_one().await.lease;
+        match give_up {
+            Some(outcome) => assert_eq!(h.settle(stale, outcome).await, APPLIED),
+            None => h.expire().await,
+        }
+        h.enqueue_one().await;
+        let mut current = [h.claim(10).await, h.claim(10).await].concat();
+        let own =
+            current.remove(current.iter().position(|claimed| claimed.message.id == id).expect("claimed"));
+        let call = [stale, current[0].lease].map(|lease| (lease, Outcome::Done));
+        assert_eq!(h.settle_all(call).await, [LOST, APPLIED]);
+        assert_eq!(h.settle(own.lease, Outcome::Done).await, APPLIED);
+    }
+}
+
 /// Of two settlements for one lease in a call the first counts; the second is reported as lost.
 pub async fn lease_named_twice_counts_once(h: &impl Harness) {
     h.enqueue(drafts(2)).await;

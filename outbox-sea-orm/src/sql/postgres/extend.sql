@@ -4,6 +4,6 @@ WITH extended AS (UPDATE "outbox" AS m SET leased_until = clock_timestamp() + $3
                    WHERE m.state = 0 AND m.seq = i.seq AND m.lease = i.token
                   RETURNING i.seq, i.token)
 SELECT count(*),
-       CASE WHEN count(*) < cardinality($1) THEN array_agg(seq) END,
-       CASE WHEN count(*) < cardinality($1) THEN array_agg(token) END
+       CASE WHEN count(*) < cardinality($1) THEN (SELECT array_agg(seq) FROM extended) END,
+       CASE WHEN count(*) < cardinality($1) THEN (SELECT array_agg(token) FROM extended) END
   FROM extended

@@ -5,6 +5,6 @@
 WITH done AS (DELETE FROM "outbox" WHERE seq = ANY ($1::bigint[]) AND state = 0 AND lease = ANY ($2::uuid[])
               RETURNING seq, lease)
 SELECT count(*),
-       CASE WHEN count(*) < cardinality($1) THEN array_agg(seq) END,
-       CASE WHEN count(*) < cardinality($1) THEN array_agg(lease) END
+       CASE WHEN count(*) < cardinality($1) THEN (SELECT array_agg(seq) FROM done) END,
+       CASE WHEN count(*) < cardinality($1) THEN (SELECT array_agg(lease) FROM done) END
   FROM done

@@ -3,7 +3,7 @@
 use outbox_core::{ErrorKind, Operations, Result, TableName};
 use outbox_sea_orm::{OutboxTable, ProcessedTable};
 
-use crate::support::{Log, Site, on_postgres, on_sqlite, run_on_postgres};
+use crate::support::{Pool, Site, on_postgres, on_sqlite, run_logged};
 
 /// The text of a schema error.
 fn refused(result: Result<()>) -> String {
@@ -111,32 +111,32 @@ async fn tables_restored_without_comments_are_ours(site: &Site) {
     assert_eq!(site.drain().await.len(), 1);
 }
 
-async fn migrate_costs_one_statement_when_there_is_nothing_to_do(site: &Site) {
-    let db = site.connect_logging().await;
-    let outbox = OutboxTable::new(&db, site.name("outbox"));
-    let inbox = ProcessedTable::new(&db, site.name("inbox"));
-    let log = Log::start();
-    outbox.migrate().await.expect("migrate");
-    assert_eq!(log.take_statements().len(), 1);
-    inbox.migrate().await.expect("migrate");
-    assert_eq!(log.take_statements().len(), 1);
-    OutboxTable::new(&db, site.name("another")).migrate().await.expect("migrate");
-    assert!(log.take_statements().len() > 3, "the counting counts nothing");
+#[tokio::test]
+async fn migrate_costs_one_statement_when_there_is_nothing_to_do_on_postgres() {
+    let name = "schema::check::migrate_costs_one_statement_when_there_is_nothing_to_do_on_postgres";
+    run_logged(name, async |site, log| {
+        let db = site.connect(Pool { logs: true, ..Pool::of(2) }).await;
+        let n_statements = || log.take().matches(" sqlx::query: ").count();
+        let outbox = OutboxTable::new(&db, site.name("outbox"));
+        n_statements();
+        outbox.migrate().await.expect("migrate");
+        assert_eq!(n_statements(), 1);
+        ProcessedTable::new(&db, site.name("inbox")).migrate().await.expect("migrate");
+        assert_eq!(n_statements(), 1);
+        OutboxTable::new(&db, site.name("another")).migrate().await.expect("migrate");
+        assert!(n_statements() > 3, "the counting counts nothing");
+    })
+    .await;
 }
 
 async fn a_role_that_may_not_create_migrates_what_is_there(site: &Site) {
     let role = site.schema();
     site.execute(&format!("CREATE ROLE {role}")).await;
-    let db = site.connect_with(&[("role", role)]).await;
+    let db = site.connect(Pool { settings: &[("role", role)], ..Pool::of(2) }).await;
     OutboxTable::new(&db, site.name("outbox")).migrate().await.expect("nothing to do");
     let absent = OutboxTable::new(&db, site.name("absent"));
     assert_eq!(absent.migrate().await.expect_err("refused").kind(), ErrorKind::PermissionDenied);
     site.execute(&format!("DROP ROLE {role}")).await;
-}
-
-#[tokio::test]
-async fn migrate_costs_one_statement_when_there_is_nothing_to_do_on_postgres() {
-    run_on_postgres(migrate_costs_one_statement_when_there_is_nothing_to_do).await;
 }
 
 on_postgres! {

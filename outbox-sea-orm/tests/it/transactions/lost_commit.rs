@@ -2,12 +2,13 @@
 
 use outbox_core::{Draft, Error, ErrorKind, Result};
 use outbox_sea_orm::{SeaOrmContext, transactor};
+use outbox_testkit::proxy::Cut;
 use outbox_testkit::server::{Settings, private};
 use sea_orm::ConnectionTrait;
 use uuid::Uuid;
 
 use super::{kind, place, placed};
-use crate::support::{Site, eventually, on_postgres};
+use crate::support::{Pool, Site, eventually, on_postgres};
 
 /// Ends the session of ours that waits for `event`.
 async fn terminate_waiting_for(site: &Site, event: &str) {
@@ -16,7 +17,7 @@ async fn terminate_waiting_for(site: &Site, event: &str) {
          WHERE application_name = '{}' AND wait_event = '{event}'",
         site.schema()
     );
-    let watch = site.connect(1).await;
+    let watch = site.connect(Pool::of(1)).await;
     eventually("the commit waits", async || crate::support::value::<i64>(&watch, &sql).await > 0).await;
 }
 
@@ -71,6 +72,40 @@ async fn commit_and_wait(site: &Site, id: Uuid) -> Result<()> {
             Ok::<_, Error>(())
         })
         .await
+}
+
+/// The answer is lost on the way from the server (`After`), or COMMIT on the way to it (`Before`).
+async fn lose_a_commit(cut: Cut) {
+    let Some((site, proxy, db)) = Site::with_proxy().await else { return };
+    let id = Uuid::now_v7();
+    let commit = async || {
+        transactor(&db).run(async |cx| site.outbox.enqueue(cx, Draft::new("t", "").id(id)).await).await
+    };
+    proxy.cut_on_commit(cut);
+    assert_eq!(kind(commit().await), ErrorKind::CommitUnknown);
+    assert_eq!(proxy.n_cuts(), 1);
+
+    let is_there = cut == Cut::After;
+    eventually("the server has noticed", async || !site.has_idle_transaction().await).await;
+    assert_eq!(site.count("outbox").await, i64::from(is_there));
+    let again = commit().await;
+    if is_there {
+        assert_eq!(kind(again), ErrorKind::AlreadyEnqueued);
+    } else {
+        assert_eq!(again.expect("stored"), [id]);
+    }
+    assert_eq!(site.count("outbox").await, 1, "a retry with the same id is safe");
+    site.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_answer_was_cut_off_is_unknown_on_postgres() {
+    lose_a_commit(Cut::After).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_was_cut_off_is_unknown_on_postgres() {
+    lose_a_commit(Cut::Before).await;
 }
 
 async fn an_error_that_commit_itself_reports_is_known(site: &Site) {

@@ -7,7 +7,7 @@ use outbox_sea_orm::{SeaOrm, SeaOrmContext, transactor};
 use sea_orm::{ConnectionTrait, DatabaseConnection, TransactionTrait};
 
 use super::{kind, place, placed, write};
-use crate::support::{Site, cancel_at, eventually, on_postgres, on_sqlite};
+use crate::support::{Pool, Site, cancel_at, eventually, on_postgres, on_sqlite};
 
 const BROKEN: &str = "INSERT INTO nowhere VALUES (1)";
 /// How often a future is dropped at each of its awaits: an answer that is there already is no await.
@@ -122,7 +122,7 @@ impl Acknowledged {
 async fn plain_loses_acknowledged_writes_after_a_cancelled_begin(site: &Site) {
     let mut acknowledged = Acknowledged::default();
     for round in 0..MAX_ROUNDS {
-        let pool = site.connect(2).await;
+        let pool = site.connect(Pool::of(2)).await;
         for k in 1..20 {
             let begin = async {
                 let transaction = pool.begin().await.expect("begin");
@@ -149,7 +149,7 @@ async fn nothing_acknowledged_is_lost(site: &Site, savepoint: bool) {
     let mut acknowledged = Acknowledged::default();
     let mut n_finished = 0;
     for round in 0..ROUNDS {
-        let pool = site.connect(2).await;
+        let pool = site.connect(Pool::of(2)).await;
         for k in 1.. {
             let name = format!("inside {round} {k}");
             if let Some(result) = cancel_at(k, run(site, &pool, &name, savepoint)).await {

@@ -13,10 +13,12 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use crate::support::{LEASE, PATIENCE, Site, on_postgres};
+use crate::support::{LEASE, PATIENCE, Pool, Site, on_postgres};
 
 const N_PRODUCERS: usize = 8;
-const N_ROUNDS: usize = 20_000 / N_PRODUCERS;
+/// How many messages each producer commits in a round, one by one.
+const N_EACH: usize = 2;
+const N_ROUNDS: usize = 20_000 / (N_PRODUCERS * N_EACH);
 
 /// Counts what is delivered.
 #[derive(Default)]
@@ -84,32 +86,34 @@ impl Loop {
     }
 }
 
-/// In each round every producer commits one message at a time of its own; the next round starts when all are
-/// delivered. So each commit meets the sleepers somewhere on their way to sleep.
+/// In each round every producer commits its messages at times of its own; the next round starts when all are
+/// delivered. So the commits meet the sleepers everywhere on their way to sleep.
 async fn lose_nothing(site: &Site, n_sleepers: usize) {
     let delivered = Arc::new(Delivered::default());
     let mut sleepers = JoinSet::new();
     for _ in 0..n_sleepers {
         sleepers.spawn(Loop::start(site.outbox.clone(), delivered.clone()).await.run());
     }
-    let producers = site.connect(N_PRODUCERS as u32).await;
+    let producers = site.connect(Pool::of(N_PRODUCERS as u32)).await;
     let outbox = OutboxTable::new(&producers, site.name("outbox"));
     for round in 1..=N_ROUNDS {
         let commits = (0..N_PRODUCERS).map(|_| produce(&outbox));
         futures_util::future::join_all(commits).await;
-        let all = delivered.reached(round * N_PRODUCERS);
+        let all = delivered.reached(round * N_PRODUCERS * N_EACH);
         let Ok(()) = timeout(PATIENCE, all).await else {
             panic!("a wake-up was lost in round {round}: {} are left", site.count("outbox").await);
         };
     }
-    assert_eq!(delivered.n.load(SeqCst), N_ROUNDS * N_PRODUCERS, "each was delivered once");
+    assert_eq!(delivered.n.load(SeqCst), N_ROUNDS * N_PRODUCERS * N_EACH, "each was delivered once");
     assert!(sleepers.try_join_next().is_none(), "a sleeper has ended");
 }
 
 async fn produce(outbox: &OutboxTable) {
-    let random = Uuid::new_v4().as_u128() % 1_500;
-    sleep(Duration::from_micros(random as u64)).await;
-    outbox.enqueue_autocommit([Draft::new("t", "")]).await.expect("enqueue");
+    for _ in 0..N_EACH {
+        let random = Uuid::new_v4().as_u128() % 1_500;
+        sleep(Duration::from_micros(random as u64)).await;
+        outbox.enqueue_autocommit([Draft::new("t", "")]).await.expect("enqueue");
+    }
 }
 
 async fn one_sleeper_loses_no_wakeup(site: &Site) {
