@@ -24,7 +24,7 @@ CREATE TABLE "outbox" (
   last_error   text,
   dead_at      timestamptz,
   CONSTRAINT "outbox_pkey" PRIMARY KEY (id),
-  CONSTRAINT "outbox_state" CHECK (state IN (0, 1, 2) AND (state = 1) = (available_at IS NOT NULL)),
+  CONSTRAINT "outbox_state" CHECK (state IN (0, 1, 2) AND (state = 1) = (available_at IS NOT NULL) AND attempts >= 0),
   -- infinity and the like would break the arithmetic of every claim
   CONSTRAINT "outbox_times" CHECK (created_at BETWEEN '1970-01-01Z' AND '9999-12-31Z'
     AND available_at BETWEEN '1970-01-01Z' AND '9999-12-31Z' AND leased_until BETWEEN '1970-01-01Z' AND '9999-12-31Z'
@@ -67,5 +67,5 @@ CREATE TABLE "inbox" (
   CONSTRAINT "inbox_pkey" PRIMARY KEY (group_name, message_id),
   CONSTRAINT "inbox_times" CHECK (processed_at BETWEEN '1970-01-01Z' AND '9999-12-31Z')
 );
-CREATE INDEX "inbox_processed_at" ON "inbox" (processed_at);
+CREATE INDEX "inbox_processed_at" ON "inbox" (group_name, processed_at);
 COMMENT ON TABLE "inbox" IS 'inbox schema version 1';

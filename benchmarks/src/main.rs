@@ -3,6 +3,7 @@
 //! `cargo run --release -p outbox-benchmarks -- help` lists what there is.
 
 mod args;
+mod bare;
 mod business;
 mod clock;
 mod deliveries;

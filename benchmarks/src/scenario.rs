@@ -23,10 +23,11 @@ use crate::report::Line;
 use crate::site::{Kind, Site};
 
 /// Every scenario, in the order in which `all` runs them, and whether SQLite has it too unless asked for.
-pub(crate) const ALL: [(&str, bool); 20] = [
+pub(crate) const ALL: [(&str, bool); 21] = [
     ("enqueue_single", true),
     ("enqueue_batch", true),
     ("drain", true),
+    ("drain_repository", true),
     ("latency", true),
     ("idle", true),
     ("low_rate_statements", false),
@@ -57,6 +58,7 @@ pub(crate) async fn run(name: &str, site: &Site, options: &Options) -> Result<Li
         "enqueue_single" => enqueue::single(site, options).await,
         "enqueue_batch" => enqueue::batch(site, options).await,
         "drain" => drain::run(site, options).await,
+        "drain_repository" => drain::repository(site, options).await,
         "latency" => latency::run(site, options).await,
         "idle" => idle::run(site, options).await,
         "low_rate_statements" => low_rate::run(site, options).await,

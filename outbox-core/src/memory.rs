@@ -172,8 +172,9 @@ impl ProcessedStore for MemoryRepository {
         transaction.shared.with(|store| store.store_result(transaction.id, &record, result))
     }
 
-    async fn purge_before(&self, age: Duration, limit: usize) -> Result<u64> {
-        Ok(self.shared.with(|store| store.purge_before(age, limit)))
+    async fn purge_before(&self, group: &str, age: Duration, limit: usize) -> Result<u64> {
+        Mark::validate_group(group)?;
+        Ok(self.shared.with(|store| store.purge_before(group, age, limit)))
     }
 }
 
@@ -859,10 +860,10 @@ impl Store {
         Ok(())
     }
 
-    fn purge_before(&mut self, age: Duration, limit: usize) -> u64 {
+    fn purge_before(&mut self, group: &str, age: Duration, limit: usize) -> u64 {
         let now = self.clock.now();
         let is_old = |record: &Record| now.saturating_sub(record.processed_at) > age;
-        let old = self.processed.iter().filter(|(_, record)| is_old(record));
+        let old = self.processed.iter().filter(|(name, record)| name.0 == group && is_old(record));
         let mut old: Vec<_> = old.map(|(name, record)| (record.processed_at, name.clone())).collect();
         old.sort_unstable();
         old.truncate(limit);

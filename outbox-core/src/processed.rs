@@ -44,11 +44,17 @@ pub trait ProcessedStore: Send + Sync {
         result: Value,
     ) -> impl Future<Output = Result<()>> + Send;
 
-    /// Removes at most `limit` records older than `age`, by the database's clock, and says how many.
+    /// Removes at most `limit` records of the group older than `age`, by the database's clock, oldest first, and
+    /// says how many.
     ///
     /// # Errors
-    /// Those of the storage.
-    fn purge_before(&self, age: Duration, limit: usize) -> impl Future<Output = Result<u64>> + Send;
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for the group.
+    fn purge_before(
+        &self,
+        group: &str,
+        age: Duration,
+        limit: usize,
+    ) -> impl Future<Output = Result<u64>> + Send;
 }
 
 /// What to record of a processed message.

@@ -1,12 +1,12 @@
 use outbox_core::{ProcessedStore, Result};
 
-use crate::Inbox;
+use crate::{Config, Inbox};
 
 impl<S: ProcessedStore> Inbox<S> {
     /// Forgets at most [`purge_step`](crate::Config::purge_step) messages whose record is older than
     /// [`retention`](crate::Config::retention), and says how many: one short statement.
     ///
-    /// The records of **every group** in the same table are purged.
+    /// Other groups in the same table keep theirs.
     ///
     /// # Errors
     /// Those of the storage.
@@ -14,7 +14,8 @@ impl<S: ProcessedStore> Inbox<S> {
     /// # Cancel safety
     /// Safe: the step happens or not.
     pub async fn purge(&self) -> Result<u64> {
-        self.get_ref().purge_before(self.config().retention, self.config().purge_step).await
+        let Config { retention, purge_step, .. } = *self.config();
+        self.get_ref().purge_before(self.group(), retention, purge_step).await
     }
 
     /// Purges step by step until nothing is old enough, with a pause after each full step, and says how

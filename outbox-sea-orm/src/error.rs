@@ -1,5 +1,7 @@
 use outbox_core::{Error, ErrorKind};
-use sea_orm::{DbErr, RuntimeErr, SqlxError};
+use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, SqlxError};
+
+const MISSING: &str = "apply schema.sql or call migrate()";
 
 /// Says what a SeaORM error means; the error itself is kept as the source.
 pub(crate) fn from_db(operation: &'static str, table: &impl ToString, error: DbErr) -> Error {
@@ -31,6 +33,8 @@ pub(crate) fn from_commit(error: DbErr) -> Error {
 enum Cause {
     /// SQLSTATE on PostgreSQL, the extended result code on SQLite.
     Code(String),
+    /// A table or a column, where the code does not say so.
+    Missing,
     Connection,
     Timeout,
     Other,
@@ -42,6 +46,7 @@ impl Cause {
             DbErr::Conn(RuntimeErr::SqlxError(error))
             | DbErr::Exec(RuntimeErr::SqlxError(error))
             | DbErr::Query(RuntimeErr::SqlxError(error)) => Self::of_sqlx(error),
+            DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => Self::Timeout,
             DbErr::Conn(_) | DbErr::ConnectionAcquire(_) => Self::Connection,
             _ => Self::Other,
         }
@@ -49,6 +54,7 @@ impl Cause {
 
     fn of_sqlx(error: &SqlxError) -> Self {
         match error {
+            SqlxError::Database(error) if is_missing_on_sqlite(error.message()) => Self::Missing,
             SqlxError::Database(error) => {
                 error.code().map_or(Self::Other, |code| Self::Code(code.into_owned()))
             }
@@ -65,6 +71,7 @@ impl Cause {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Code(code) => kind_of_code(code),
+            Self::Missing => ErrorKind::Schema,
             Self::Connection => ErrorKind::Unavailable,
             Self::Timeout => ErrorKind::Timeout,
             Self::Other => ErrorKind::Other,
@@ -74,13 +81,17 @@ impl Cause {
     fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Code(code) if code == "25P02" => Some("the transaction had already failed"),
-            Self::Code(code) if matches!(code.as_str(), "3F000" | "42P01" | "42703") => {
-                Some("apply schema.sql or call migrate()")
-            }
+            Self::Code(code) if matches!(code.as_str(), "3F000" | "42P01" | "42703") => Some(MISSING),
+            Self::Missing => Some(MISSING),
             Self::Timeout => Some("no connection was free in time"),
             _ => None,
         }
     }
+}
+
+/// SQLite has one code for every mistake in a statement; only the text tells this one.
+fn is_missing_on_sqlite(message: &str) -> bool {
+    message.starts_with("no such table: ") || message.starts_with("no such column: ")
 }
 
 /// SQLSTATEs have five characters, SQLite's codes at most four digits.
@@ -90,7 +101,7 @@ fn kind_of_code(code: &str) -> ErrorKind {
         "57014" | "55P03" | "25P03" | "25P04" => ErrorKind::Timeout,
         "25006" => ErrorKind::ReadOnly,
         "25P02" => ErrorKind::TransactionDoomed,
-        "42501" => ErrorKind::PermissionDenied,
+        "42501" | "28000" | "28P01" => ErrorKind::PermissionDenied,
         "3F000" | "42P01" | "42703" => ErrorKind::Schema,
         "53100" => ErrorKind::StorageFull,
         "53300" => ErrorKind::Unavailable,

@@ -132,10 +132,11 @@ impl ProcessedStore for ProcessedTable {
         self.execute("store result", cx.connection()?, self.sql()?.store_result, values).await.map(drop)
     }
 
-    async fn purge_before(&self, age: Duration, limit: usize) -> Result<u64> {
+    async fn purge_before(&self, group: &str, age: Duration, limit: usize) -> Result<u64> {
+        Mark::validate_group(group)?;
+        let age = duration(self.dialect()?, age.min(outbox_core::MAX_DELAY));
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let values =
-            Values(vec![duration(self.dialect()?, age.min(outbox_core::MAX_DELAY)).into(), limit.into()]);
+        let values = Values(vec![group.into(), age.into(), limit.into()]);
         self.execute("purge", &self.db, self.sql()?.purge, values).await
     }
 }

@@ -120,17 +120,42 @@ fn lease_arrays(leases: &[Lease]) -> Vec<Value> {
 #[cfg(feature = "sqlite")]
 async fn settle_sqlite(table: &OutboxTable, items: &[Item]) -> Result<Vec<Lease>> {
     let sql = &table.table()?.sql;
-    let (done, kept): (Vec<&Item>, Vec<&Item>) = items.iter().partition(|item| item.outcome == Item::DONE);
-    let done_leases: Vec<Lease> = done.iter().map(|item| item.lease).collect();
-    let done_values = done_leases.iter().flat_map(lease_values).collect();
-    let mut lost = change_rows(table, "settle", &sql.settle_done, &done_leases, done_values).await?;
-    let kept_leases: Vec<Lease> = kept.iter().map(|item| item.lease).collect();
-    let kept_values = kept.iter().flat_map(|item| {
-        let rest: [Value; 3] = [item.outcome.into(), item.delay.into(), item.error.clone().into()];
-        lease_values(&item.lease).into_iter().chain(rest)
-    });
-    lost.extend(change_rows(table, "settle", &sql.settle, &kept_leases, kept_values.collect()).await?);
+    let mut lost = Vec::new();
+    for round in rounds(items, |item| item.lease.id) {
+        let (done, kept): (Vec<&Item>, Vec<&Item>) =
+            round.iter().partition(|item| item.outcome == Item::DONE);
+        let done: Vec<Lease> = done.iter().map(|item| item.lease).collect();
+        let values = done.iter().flat_map(lease_values).collect();
+        lost.extend(change_rows(table, "settle", &sql.settle_done, &done, values).await?);
+        let values = kept.iter().flat_map(|item| settlement_values(item)).collect();
+        let kept: Vec<Lease> = kept.iter().map(|item| item.lease).collect();
+        lost.extend(change_rows(table, "settle", &sql.settle, &kept, values).await?);
+    }
     Ok(lost)
+}
+
+/// Splits items so that none of the parts names a message twice: the statements answer with ids, which do not tell
+/// two leases of one message apart. One part, unless somebody names a stale lease beside the current one.
+#[cfg(feature = "sqlite")]
+fn rounds<T>(items: &[T], id: impl Fn(&T) -> outbox_core::MessageId) -> Vec<Vec<&T>> {
+    let mut seen = std::collections::HashMap::new();
+    let mut rounds: Vec<Vec<&T>> = Vec::new();
+    for item in items {
+        let round: &mut usize = seen.entry(id(item)).or_default();
+        if *round == rounds.len() {
+            rounds.push(Vec::new());
+        }
+        rounds[*round].push(item);
+        *round += 1;
+    }
+    rounds
+}
+
+#[cfg(feature = "sqlite")]
+fn settlement_values(item: &Item) -> Vec<Value> {
+    let mut values = lease_values(&item.lease).to_vec();
+    values.extend([item.outcome.into(), item.delay.into(), item.error.clone().into()]);
+    values
 }
 
 #[cfg(feature = "sqlite")]
@@ -185,9 +210,14 @@ async fn extend_chunk(
         }
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => {
-            let mut values: Vec<Value> = leases.iter().flat_map(lease_values).collect();
-            values.push(by.into());
-            change_rows(table, "extend", sql, leases, values).await
+            let mut lost = Vec::new();
+            for round in rounds(leases, |lease| lease.id) {
+                let leases: Vec<Lease> = round.into_iter().copied().collect();
+                let mut values: Vec<Value> = leases.iter().flat_map(lease_values).collect();
+                values.push(by.into());
+                lost.extend(change_rows(table, "extend", sql, &leases, values).await?);
+            }
+            Ok(lost)
         }
     }
 }

@@ -313,6 +313,7 @@ macro_rules! __cases {
                 rolled_back_result_is_forgotten
                 processed_at_is_the_time_of_the_mark
                 purge_keeps_the_young
+                purge_is_of_one_group
                 purge_is_bounded
                 context_without_a_transaction_is_refused
                 impossible_group_is_refused

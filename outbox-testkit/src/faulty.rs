@@ -290,8 +290,8 @@ impl<R: ProcessedStore> ProcessedStore for FaultyRepository<R> {
         self.call("store_result", self.inner.store_result(cx, group, id, result)).await
     }
 
-    async fn purge_before(&self, age: Duration, limit: usize) -> Result<u64> {
-        self.call("purge_before", self.inner.purge_before(age, limit)).await
+    async fn purge_before(&self, group: &str, age: Duration, limit: usize) -> Result<u64> {
+        self.call("purge_before", self.inner.purge_before(group, age, limit)).await
     }
 }
 

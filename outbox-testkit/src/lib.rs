@@ -1,7 +1,7 @@
 //! Conformance suite, fault injection and test servers for outbox backends.
 //!
 //! * [`conformance!`] makes a named test of every rule that a backend must keep; a [`Harness`] of some thirty lines
-//!   says how to make an empty table and how to let time pass. The [`cases`] can also be called by hand.
+//!   says how to make an empty table and how to let time pass. The [`mod@cases`] can also be called by hand.
 //! * [`model`] makes random sequences of calls on a backend and on the reference, and compares the answers.
 //! * [`history`] checks an audit trail that a trigger wrote: a ground truth that is not our own code.
 //! * [`faulty`] wraps a repository so that its calls fail by a seeded plan; [`proxy`] breaks PostgreSQL connections

@@ -1,6 +1,7 @@
 //! The drain of a backlog through dispatcher and repository.
 
 use super::part::{Part, Profile};
+use crate::bare::Bare;
 use crate::error::Result;
 use crate::floor::Floor;
 use crate::load::BATCH;
@@ -64,6 +65,19 @@ pub(crate) async fn run(site: &Site, options: &Options) -> Result<Line> {
             profile.calls(Part::Look) as f64 / allowed_looks,
             Bound::AtMost(1.0),
         ))
+}
+
+/// The same without the dispatcher.
+pub(crate) async fn repository(site: &Site, options: &Options) -> Result<Line> {
+    let n_messages = options.n_messages(200_000);
+    let (floor, bare) = interleave(
+        site,
+        options.n_rounds,
+        async |round| drained::<Floor>(site, n_messages, round).await,
+        async |round| drained::<Bare>(site, n_messages, round).await,
+    )
+    .await?;
+    Ok(Line::new("drain_repository", site.kind()).with("messages", n_messages).compare(&floor, &bare))
 }
 
 /// Without full-page images, which depend on when the last checkpoint was and not on the statements.

@@ -2,6 +2,7 @@
 
 mod conformance;
 mod harness;
+mod input;
 mod schema;
 mod support;
 mod transactions;

@@ -165,6 +165,23 @@ impl Site {
         }
     }
 
+    pub(crate) fn is_postgres(&self) -> bool {
+        matches!(self.place, Place::Postgres { .. })
+    }
+
+    /// Where SQLite keeps it.
+    pub(crate) fn file(&self) -> std::path::PathBuf {
+        let Place::Sqlite { folder } = &self.place else { panic!("no file") };
+        folder.path().join("test.db")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        match &self.place {
+            Place::Postgres { url, .. } => url.clone(),
+            Place::Sqlite { .. } => format!("sqlite://{}?mode=rwc", self.file().display()),
+        }
+    }
+
     /// Another pool of the same place.
     pub(crate) async fn connect(&self, pool: Pool<'_>) -> DatabaseConnection {
         self.place.connect(pool).await

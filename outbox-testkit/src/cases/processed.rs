@@ -279,12 +279,23 @@ pub async fn purge_keeps_the_young(h: &impl ProcessedHarness) {
     assert_eq!(mark(h, Mark::new(GROUP, old)).await, Marked::First);
     h.advance(10 * HOUR).await;
     assert_eq!(mark(h, Mark::new(GROUP, young)).await, Marked::First);
-    let purge = async |age| h.processed().purge_before(age, 100).await.expect("purge");
+    let purge = async |age| h.processed().purge_before(GROUP, age, 100).await.expect("purge");
     assert_eq!(purge(11 * HOUR).await, 0);
     assert_eq!(purge(9 * HOUR).await, 1);
     assert!(!is_processed(h, GROUP, old).await);
     duplicate(mark(h, Mark::new(GROUP, young)).await);
     assert_eq!(mark(h, Mark::new(GROUP, old)).await, Marked::First, "the window has passed");
+}
+
+/// A purge is of one group; another one in the same storage keeps its window.
+pub async fn purge_is_of_one_group(h: &impl ProcessedHarness) {
+    let id = Uuid::now_v7();
+    assert_eq!(mark(h, Mark::new(GROUP, id)).await, Marked::First);
+    assert_eq!(mark(h, Mark::new("other", id)).await, Marked::First);
+    h.advance(2 * HOUR).await;
+    assert_eq!(h.processed().purge_before(GROUP, HOUR, 100).await.expect("purge"), 1);
+    assert!(!is_processed(h, GROUP, id).await);
+    assert!(is_processed(h, "other", id).await);
 }
 
 /// A purge removes at most as many as it is told to.
@@ -296,7 +307,7 @@ pub async fn purge_is_bounded(h: &impl ProcessedHarness) {
     h.commit(cx).await;
     h.advance(2 * HOUR).await;
     for expected in [4, 4, 2, 0] {
-        assert_eq!(h.processed().purge_before(HOUR, 4).await.expect("purge"), expected);
+        assert_eq!(h.processed().purge_before(GROUP, HOUR, 4).await.expect("purge"), expected);
     }
 }
 

@@ -302,9 +302,9 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
     // ---- settle and extend
 
     async fn settle(&mut self, endings: &[(usize, Ending)]) -> Compared {
-        let mut has_release = false;
+        let mut arrivals = Vec::new();
         let chosen = endings.iter().filter_map(|(which, ending)| {
-            let ending = only_one_release(*ending, &mut has_release);
+            let ending = apart(*ending, &mut arrivals);
             Some((pick(&self.leases, *which)?, outcome(ending)))
         });
         let (ours, reference): (Vec<_>, Vec<_>) = chosen
@@ -462,12 +462,16 @@ fn check_bounds(request: &ClaimRequest, claim: &Claim) -> Compared {
     agree("number of messages made dead", claim.n_dead, 0)
 }
 
-/// Two releases of one call have no defined order.
-fn only_one_release(ending: Ending, has_release: &mut bool) -> Ending {
-    match ending {
-        Ending::Release if std::mem::replace(has_release, true) => Ending::Done,
-        ending => ending,
+/// Messages that one call makes claimable at the same time have no defined order: only the first is.
+fn apart(ending: Ending, arrivals: &mut Vec<Ending>) -> Ending {
+    if matches!(ending, Ending::Done | Ending::Dead) {
+        return ending;
     }
+    if arrivals.contains(&ending) {
+        return Ending::Done;
+    }
+    arrivals.push(ending);
+    ending
 }
 
 fn outcome(ending: Ending) -> Outcome {

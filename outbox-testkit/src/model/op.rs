@@ -85,7 +85,7 @@ pub(crate) type Topics = Option<[bool; N_TOPICS]>;
 pub(crate) const N_TOPICS: usize = 3;
 pub(crate) const N_CLAIMERS: usize = 2;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     Done,
     Retry { hours: u64 },

@@ -192,8 +192,8 @@ impl<B: Bug> ProcessedStore for Broken<B> {
         self.store.store_result(cx, group, id, result).await
     }
 
-    async fn purge_before(&self, age: Duration, limit: usize) -> Result<u64> {
-        self.store.purge_before(age, limit).await
+    async fn purge_before(&self, group: &str, age: Duration, limit: usize) -> Result<u64> {
+        self.store.purge_before(group, age, limit).await
     }
 }
 

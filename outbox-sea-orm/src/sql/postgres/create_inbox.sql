@@ -9,5 +9,5 @@ CREATE TABLE "inbox" (
   CONSTRAINT "inbox_pkey" PRIMARY KEY (group_name, message_id),
   CONSTRAINT "inbox_times" CHECK (processed_at BETWEEN '1970-01-01Z' AND '9999-12-31Z')
 );
-CREATE INDEX "inbox_processed_at" ON "inbox" (processed_at);
+CREATE INDEX "inbox_processed_at" ON "inbox" (group_name, processed_at);
 COMMENT ON TABLE "inbox" IS 'inbox schema version 1';

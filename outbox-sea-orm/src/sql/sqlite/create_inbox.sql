@@ -8,4 +8,4 @@ CREATE TABLE "inbox" ( -- inbox schema version 1
   processed_at INTEGER NOT NULL DEFAULT (CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)),
   PRIMARY KEY (group_name, message_id)
 ) WITHOUT ROWID;
-CREATE INDEX "inbox_processed_at" ON "inbox" (processed_at);
+CREATE INDEX "inbox_processed_at" ON "inbox" (group_name, processed_at);

@@ -62,7 +62,7 @@ async fn use_inbox(inbox: &ProcessedTable, db: &DatabaseConnection, id: Uuid) ->
         })
         .await?;
     assert!(inbox.is_processed("g", id).await?);
-    assert_eq!(inbox.purge_before(Duration::ZERO, 10).await?, 1);
+    assert_eq!(inbox.purge_before("g", Duration::ZERO, 10).await?, 1);
     Ok(())
 }
 
