@@ -91,7 +91,8 @@ impl Cause {
 
 /// SQLite has one code for every mistake in a statement; only the text tells this one.
 fn is_missing_on_sqlite(message: &str) -> bool {
-    message.starts_with("no such table: ") || message.starts_with("no such column: ")
+    let texts = ["no such table: ", "no such column: ", " has no column named "];
+    texts.iter().any(|text| message.contains(text))
 }
 
 /// SQLSTATEs have five characters, SQLite's codes at most four digits.

@@ -7,3 +7,5 @@ mod schema;
 mod support;
 mod transactions;
 mod wakeup;
+mod secrets;
+mod plans;

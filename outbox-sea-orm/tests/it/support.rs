@@ -452,15 +452,27 @@ pub(crate) fn child(name: &str, role: &str, url: &str) -> Command {
 /// Runs the test `name` in a process of its own, which can then see all that it logs; or skips it loudly.
 pub(crate) async fn run_logged(name: &str, test: impl AsyncFnOnce(&Site, &Log)) {
     let Ok(server) = outbox_testkit::server::postgres().await else { return };
-    if child_role().is_none() {
-        let output = child(name, "logged", server.url()).output().await.expect("run");
-        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let is_ok = output.status.success() && text[0].contains("1 passed");
-        assert!(is_ok, "{}", text.concat());
-        return;
+    if let Some(log) = alone(name, server.url()).await {
+        run_on_postgres(async |site| test(site, &log).await).await;
     }
-    let log = Log::install();
-    run_on_postgres(async |site| test(site, &log).await).await;
+}
+
+/// As [`run_logged`] on SQLite.
+pub(crate) async fn run_logged_on_sqlite(name: &str, test: impl AsyncFnOnce(&Site, &Log)) {
+    if let Some(log) = alone(name, "").await {
+        run_on_sqlite(async |site| test(site, &log).await).await;
+    }
+}
+
+/// What this process logs, if it runs the test `name` alone; otherwise starts one that does and waits for it.
+async fn alone(name: &str, url: &str) -> Option<Log> {
+    if child_role().is_some() {
+        return Some(Log::install());
+    }
+    let output = child(name, "logged", url).output().await.expect("run");
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    assert!(output.status.success() && text[0].contains("1 passed"), "{}", text.concat());
+    None
 }
 
 /// Everything that this process logs.
