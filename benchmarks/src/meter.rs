@@ -135,6 +135,9 @@ impl Usage {
     }
 }
 
+/// One number of a run.
+type Figure = fn(&Usage) -> f64;
+
 /// The medians of several runs of the same.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rounds(Vec<Usage>);
@@ -159,7 +162,7 @@ impl Rounds {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let figures: [(&str, fn(&Usage) -> f64); 7] = [
+        let figures: [(&str, Figure); 7] = [
             ("messages_per_second", Usage::rate),
             ("seconds", Usage::seconds),
             ("statements_per_message", Usage::statements_per_message),

@@ -48,14 +48,14 @@ impl FromStr for Kinds {
 /// A place to measure at.
 #[derive(Debug)]
 pub(crate) enum Site {
-    Postgres(PostgresSite),
+    Postgres(Box<PostgresSite>),
     Sqlite(SqliteSite),
 }
 
 impl Site {
     pub(crate) async fn open(kind: Kind) -> Result<Self> {
         Ok(match kind {
-            Kind::Postgres => Self::Postgres(PostgresSite::open().await?),
+            Kind::Postgres => Self::Postgres(Box::new(PostgresSite::open().await?)),
             Kind::Sqlite => Self::Sqlite(SqliteSite::open()?),
         })
     }

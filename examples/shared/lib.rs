@@ -68,3 +68,8 @@ pub async fn connect_sqlite(file: &Path) -> Result<DatabaseConnection, DbErr> {
     });
     Database::connect(options).await
 }
+
+/// The example of the README, compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -110,8 +110,10 @@ impl Marks {
         self.fast.filter(|_| self.looked_at.is_some_and(is_fresh))
     }
 
-    fn is_walk_due(&self, now: Instant) -> bool {
-        self.walk_at.is_none_or(|at| at <= now)
+    /// A loop claims before it walks for the first time: then it knows how far it has to.
+    fn is_walk_due(&self, now: Instant, is_loop: bool) -> bool {
+        let is_first = is_loop && self.fast.is_none();
+        !is_first && self.walk_at.is_none_or(|at| at <= now)
     }
 
     /// How far expired leases can lie: claims go upwards, so while there is a backlog nobody has claimed far
@@ -236,7 +238,8 @@ pub(crate) async fn claim(table: &OutboxTable, request: ClaimRequest) -> Result<
 
 impl Claiming<'_> {
     async fn run(&mut self) -> Result<()> {
-        if self.request.recover && self.marks.is_walk_due(Instant::now()) && self.walk().await? {
+        let is_loop = self.request.claimer.is_some();
+        if self.request.recover && self.marks.is_walk_due(Instant::now(), is_loop) && self.walk().await? {
             return Ok(());
         }
         if let Some(mark) = self.marks.fast_mark(Instant::now()) {

@@ -47,12 +47,11 @@ pub(crate) async fn run(site: &Site, options: &Options) -> Result<Line> {
     if site.kind() == Kind::Sqlite {
         return Ok(line);
     }
-    let hot = [Part::Claim, Part::Look, Part::Settle, Part::Sleep];
     let claims_and_settlements = (profile.calls(Part::Claim) + profile.calls(Part::Settle)) as f64;
     let allowed_looks = LOOKS_PER_SECOND * ours.median(Usage::seconds) + OTHER_LOOKS;
     Ok(line
-        .with("statements", profile.json(&hot))
-        .with("floor_statements", floor_profile.json(&hot))
+        .with("statements", profile.json())
+        .with("floor_statements", floor_profile.json())
         .gate("rate / floor", ours.ratio_to(&floor), Bound::AtLeast(0.7))
         .gate("statements per full batch", per_batch, Bound::AtMost(2.2))
         .exact_gate(

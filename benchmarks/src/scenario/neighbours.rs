@@ -5,6 +5,7 @@ use std::time::Duration;
 use outbox_core::{HandlerError, Message};
 use outbox_dispatcher::Router;
 
+use super::part::Profile;
 use crate::deliveries::Deliveries;
 use crate::error::Result;
 use crate::load::UNSERVED;
@@ -77,18 +78,25 @@ pub(crate) async fn among(site: &Site, options: &Options, neighbours: Neighbours
     let n_neighbours = options.n_neighbours(neighbours.n_messages());
     let (plain, crowded) = (Ours::create(site).await?, Ours::create(site).await?);
     neighbours.put(&crowded, n_neighbours).await?;
+    let mut profile = Profile::default();
     let (without, with) = interleave(
         site,
         options.n_rounds,
         async |round| refill_and_drain(site, &plain, n_messages, round).await,
-        async |round| refill_and_drain(site, &crowded, n_messages, round).await,
+        async |round| {
+            Profile::begin(site).await?;
+            let usage = refill_and_drain(site, &crowded, n_messages, round).await?;
+            profile = Profile::end(site).await?;
+            Ok(usage)
+        },
     )
     .await?;
     plain.remove().await?;
     crowded.remove().await?;
     let line = Line::new(neighbours.scenario(), site.kind())
         .with("messages", n_messages)
-        .with("neighbours", n_neighbours);
+        .with("neighbours", n_neighbours)
+        .with("statements", profile.json());
     Ok(gated(against(line, &without, &with), site, &without, &with, 0.85))
 }
 
@@ -96,14 +104,23 @@ pub(crate) async fn among(site: &Site, options: &Options, neighbours: Neighbours
 pub(crate) async fn backlog(site: &Site, options: &Options) -> Result<Line> {
     let small = options.n_messages(200_000);
     let big = 10 * small;
+    let mut profile = Profile::default();
     let (without, with) = interleave(
         site,
         options.n_rounds.min(3),
         async |round| drained::<Ours>(site, small, round).await,
-        async |round| drained::<Ours>(site, big, round).await,
+        async |round| {
+            Profile::begin(site).await?;
+            let usage = drained::<Ours>(site, big, round).await?;
+            profile = Profile::end(site).await?;
+            Ok(usage)
+        },
     )
     .await?;
-    let line = Line::new("backlog", site.kind()).with("messages", small).with("backlog", big);
+    let line = Line::new("backlog", site.kind())
+        .with("messages", small)
+        .with("backlog", big)
+        .with("statements", profile.json());
     Ok(gated(against(line, &without, &with), site, &without, &with, 0.8))
 }
 

@@ -72,10 +72,10 @@ impl Profile {
         self.0.iter().filter(|one| Part::of(&one.text) == part).map(|one| one.calls).sum()
     }
 
-    /// The statements of these parts with their times, the costliest first.
-    pub(super) fn json(&self, parts: &[Part]) -> Value {
-        let of_parts = self.0.iter().filter(|one| parts.contains(&Part::of(&one.text)));
-        of_parts.map(Executed::json).collect()
+    /// The statements of a claim loop with their times, the costliest first.
+    pub(super) fn json(&self) -> Value {
+        let is_hot = |one: &&Executed| matches!(Part::of(&one.text), Part::Claim | Part::Look | Part::Settle);
+        self.0.iter().filter(is_hot).map(Executed::json).collect()
     }
 
     /// Every statement: its part, how often per message, its first words.

@@ -58,7 +58,7 @@ async fn drained_with_failures(site: &Site, n_messages: u64, round: Round) -> Re
 fn failing_once(deliveries: &Deliveries) -> Router {
     let deliveries = deliveries.clone();
     Router::new().on(TOPIC, async move |message: Message| {
-        if message.attempt == 1 && message.id.as_u128() % ONE_IN == 0 {
+        if message.attempt == 1 && message.id.as_u128().is_multiple_of(ONE_IN) {
             Err("not now")?;
         }
         deliveries.count();

@@ -71,13 +71,14 @@ pub(crate) async fn drain_as_child(mut flags: Flags) -> Result<()> {
     Ok(())
 }
 
-/// How many had been delivered, and the KiB at that moment.
+/// How many had been delivered, and the KiB at that moment, from the first delivery on.
 async fn sample(deliveries: &Deliveries, n_messages: u64) -> Vec<(u64, u64)> {
     let mut samples = Vec::new();
     let mut ticks = interval(BETWEEN_SAMPLES);
     while deliveries.n() < n_messages {
         ticks.tick().await;
         samples.push((deliveries.n(), proc::resident_kib()));
+        samples.retain(|(n, _)| *n > 0);
     }
     samples
 }

@@ -1,11 +1,12 @@
 //! Tests on real databases.
 
 mod conformance;
+mod faults;
 mod harness;
 mod input;
+mod plans;
 mod schema;
+mod secrets;
 mod support;
 mod transactions;
 mod wakeup;
-mod secrets;
-mod plans;

@@ -2,38 +2,312 @@
 
 use std::time::Duration;
 
-use outbox_core::{Claim, ClaimRequest, Claimer, Outcome, Repository};
+use outbox_core::{Claim, ClaimRequest, Claimed, Claimer, Outcome, Repository, Settled, Settlement};
 use outbox_sea_orm::OutboxTable;
+use sea_orm::{ConnectionTrait, TransactionTrait};
 
-use crate::support::{LEASE, Log, Pool, Site, run_logged, settle_all};
+use crate::support::{LEASE, Log, Pool, Site, eventually, on_postgres, run_logged, settle_all};
 
 /// Each statement is reported with its plan and what it did, as a notice to the client.
 const EXPLAIN: &[(&str, &str)] = &[
     ("session_preload_libraries", "auto_explain"),
     ("auto_explain.log_min_duration", "0"),
     ("auto_explain.log_analyze", "on"),
+    ("auto_explain.log_buffers", "on"),
     ("auto_explain.log_timing", "off"),
     ("auto_explain.log_level", "notice"),
 ];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn explore_postgres() {
-    run_logged("plans::explore_postgres", async |site, log| {
-        let db = site.connect(Pool { settings: EXPLAIN, ..Pool::of(2) }).await;
-        let outbox = OutboxTable::new(&db, site.name("outbox"));
-        let o = site.sql_name("outbox");
-        site.execute(&format!("ALTER TABLE {o} SET (autovacuum_enabled = off)")).await;
-        site.execute(&format!("INSERT INTO {o} (id, topic, payload) SELECT gen_random_uuid(), 't', '\\x00' FROM generate_series(1, 20000)")).await;
-        log.take();
-        let claimer = Claimer::new();
-        for _ in 0..2 {
-        let claim = outbox.claim(ClaimRequest::new(100, LEASE).with_claimer(claimer.clone())).await.unwrap();
-        eprintln!("{}", log.take());
-        let _ = outbox.extend(claim.messages.iter().map(|c| c.lease).collect(), LEASE).await.unwrap();
-        settle_all(&outbox, &claim, Outcome::Done).await;
-        eprintln!("{}", log.take());
+/// What a statement is known by.
+const STATEMENTS: [(&str, &str); 9] = [
+    ("claim", "AS picked"),
+    ("look", "pg_lock"),
+    ("walk over leases", "min(leased_until)"),
+    ("promote", "available_at = NULL"),
+    ("bury", "'lease expired in attempt '"),
+    ("recover", "head AS"),
+    ("extend", "extended AS"),
+    ("settle what is done", "WITH done AS"),
+    ("settle the rest", "kept AS"),
+];
+
+/// A statement on the outbox and what the server did.
+struct Plan {
+    text: String,
+}
+
+impl Plan {
+    fn all(log: &str, site: &Site) -> Vec<Self> {
+        let table = format!("\"{}\".\"outbox\"", site.schema());
+        let reports = log.split("sqlx::postgres::notice: duration: ").skip(1);
+        reports.filter(|text| text.contains(&table)).map(|text| Self { text: text.to_owned() }).collect()
+    }
+
+    fn is(&self, marker: &str) -> bool {
+        self.text.contains(marker)
+    }
+
+    /// The lines that say how rows of the outbox are found.
+    fn scans(&self) -> impl Iterator<Item = &str> {
+        self.text.lines().filter(|line| line.contains(" Scan ") && line.contains(" on outbox"))
+    }
+
+    fn assert_walks_an_index(&self, case: &str) {
+        for scan in self.scans() {
+            let is_good = scan.contains(" using outbox_") || scan.contains("Tid Scan");
+            assert!(is_good, "{case}: {scan} in\n{}", self.text);
         }
-        panic!("see");
+    }
+
+    /// How many rows were sorted at the most.
+    fn n_sorted(&self) -> u64 {
+        let sorts = self.text.lines().filter(|line| line.contains("->  Sort "));
+        sorts.filter_map(|line| number_behind(line, "actual rows=")).max().unwrap_or(0)
+    }
+
+    /// How many pages were looked at.
+    fn n_pages(&self) -> u64 {
+        // the first of these lines is that of the whole statement
+        let line = self.text.lines().find(|line| line.contains("Buffers: shared")).expect("buffers");
+        ["hit=", "read="].iter().filter_map(|word| number_behind(line, word)).sum()
+    }
+}
+
+fn number_behind(line: &str, word: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(word)?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// Adds 20,000 ready, 5,000 parked and 5,000 dead rows.
+async fn fill(site: &Site) {
+    let outbox = site.sql_name("outbox");
+    let row = "gen_random_uuid(), 't', convert_to(repeat('x', 200), 'UTF8')";
+    site.execute(&format!(
+        "ALTER TABLE {outbox} SET (autovacuum_enabled = off);
+         INSERT INTO {outbox} (id, topic, payload) SELECT {row} FROM generate_series(1, 20000);
+         INSERT INTO {outbox} (id, topic, payload, state, available_at)
+         SELECT {row}, 1, now() + interval '1 day' FROM generate_series(1, 5000);
+         INSERT INTO {outbox} (id, topic, payload, state, dead_at)
+         SELECT {row}, 2, now() FROM generate_series(1, 5000)"
+    ))
+    .await;
+}
+
+fn request(limit: usize) -> ClaimRequest {
+    ClaimRequest::new(limit, LEASE)
+}
+
+/// A settlement of each kind but done.
+fn mixed(claim: &Claim) -> Vec<Settlement> {
+    let error = String::new;
+    let outcomes = [
+        Outcome::Retry { after: LEASE, error: error() },
+        Outcome::Dead { error: error() },
+        Outcome::Release,
+        Outcome::Done,
+    ];
+    let outcomes = outcomes.iter().cycle().cloned();
+    claim
+        .messages
+        .iter()
+        .zip(outcomes)
+        .map(|(claimed, outcome)| Settlement::new(claimed.lease, outcome))
+        .collect()
+}
+
+/// Makes each statement of the hot path run.
+async fn run_everything(site: &Site, outbox: &OutboxTable) {
+    let claimer = Claimer::new();
+    let claim =
+        async |limit| outbox.claim(request(limit).with_claimer(claimer.clone())).await.expect("claim");
+    for _ in 0..3 {
+        let claimed = claim(100).await;
+        let leases = claimed.messages.iter().map(|claimed: &Claimed| claimed.lease).collect();
+        let extended = outbox.extend(leases, LEASE).await.expect("extend");
+        assert_eq!(extended, [Settled::Applied; 100]);
+        settle_all(outbox, &claimed, Outcome::Done).await;
+    }
+    let _ = outbox.settle(mixed(&claim(100).await)).await.expect("settle");
+    let table = site.sql_name("outbox");
+    site.execute(&format!(
+        "UPDATE {table} SET available_at = now()
+          WHERE id IN (SELECT id FROM {table} WHERE state = 1 ORDER BY available_at LIMIT 100)"
+    ))
+    .await;
+    let expired = claim(50).await;
+    assert_eq!(expired.messages.len(), 50);
+    site.expire_leases().await;
+    site.execute(&format!("UPDATE {table} SET attempts = 5 WHERE seq % 2 = 0 AND lease IS NOT NULL")).await;
+    // without a claimer it looks at everything
+    let recovered = outbox.claim(request(100)).await.expect("claim");
+    assert!(recovered.recovered && recovered.n_dead > 0);
+    let _ = outbox.claim(request(100).with_recover(false)).await.expect("claim");
+}
+
+async fn every_statement_walks_an_index(site: &Site, log: &Log, case: &str, prepare: &str) {
+    let db = site.connect(Pool { settings: EXPLAIN, ..Pool::of(2) }).await;
+    let outbox = OutboxTable::new(&db, site.name("outbox"));
+    site.execute(&format!("TRUNCATE {}", site.sql_name("outbox"))).await;
+    if prepare == "empty" {
+        // the plans are made now, and kept
+        assert!(outbox.claim(request(100)).await.expect("claim").is_empty());
+    }
+    fill(site).await;
+    if prepare == "analyse" {
+        site.execute(&format!("ANALYZE {}", site.sql_name("outbox"))).await;
+    }
+    log.take();
+    run_everything(site, &outbox).await;
+    let plans = Plan::all(&log.take(), site);
+    for (name, marker) in STATEMENTS {
+        assert!(plans.iter().any(|plan| plan.is(marker)), "{case}: no plan of {name}");
+    }
+    for plan in &plans {
+        plan.assert_walks_an_index(case);
+        assert!(plan.n_sorted() <= 1_000, "{case}: a backlog is sorted in\n{}", plan.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_statement_walks_an_index_on_postgres() {
+    run_logged("plans::every_statement_walks_an_index_on_postgres", async |site, log| {
+        every_statement_walks_an_index(site, log, "never analysed", "").await;
+        every_statement_walks_an_index(site, log, "planned on an empty table", "empty").await;
+        every_statement_walks_an_index(site, log, "analysed", "analyse").await;
     })
     .await;
 }
+
+/// Delivers `n` messages in full batches.
+async fn deliver(outbox: &OutboxTable, claimer: &Claimer, n: usize) {
+    let mut left = n;
+    while left > 0 {
+        let claim =
+            outbox.claim(request(left.min(1_000)).with_claimer(claimer.clone())).await.expect("claim");
+        assert!(!claim.is_empty(), "{left} are left");
+        settle_all(outbox, &claim, Outcome::Done).await;
+        left -= claim.messages.len();
+    }
+}
+
+/// The most pages that claims of 100 messages look at, and looks, after whatever happened before.
+async fn pages_of_claims(site: &Site, log: &Log, outbox: &OutboxTable, claimer: &Claimer) -> (u64, u64) {
+    log.take();
+    for _ in 0..10 {
+        let claim = outbox.claim(request(100).with_claimer(claimer.clone())).await.expect("claim");
+        assert_eq!(claim.messages.len(), 100);
+        settle_all(outbox, &claim, Outcome::Done).await;
+        // so that some of the claims look first
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    let plans = Plan::all(&log.take(), site);
+    let most = |marker| {
+        let pages = plans.iter().filter(|plan| plan.is(marker)).map(Plan::n_pages);
+        pages.max().expect("a plan")
+    };
+    (most("AS picked"), most("pg_lock"))
+}
+
+/// A snapshot that is held open elsewhere keeps every delivered row, and its index entry, where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_delivered_history_costs_a_claim_nothing_on_postgres() {
+    run_logged("plans::a_long_delivered_history_costs_a_claim_nothing_on_postgres", async |site, log| {
+        let snapshot = site.db.begin().await.expect("begin");
+        let hold = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1";
+        snapshot.execute_unprepared(hold).await.expect("a snapshot");
+        for _ in 0..3 {
+            fill(site).await;
+        }
+        let db = site.connect(Pool { settings: EXPLAIN, ..Pool::of(2) }).await;
+        let outbox = OutboxTable::new(&db, site.name("outbox"));
+        let claimer = Claimer::new();
+        deliver(&outbox, &claimer, 2_000).await;
+        let before = pages_of_claims(site, log, &outbox, &claimer).await;
+        deliver(&outbox, &claimer, 50_000).await;
+        let after = pages_of_claims(site, log, &outbox, &claimer).await;
+        println!("pages of a claim and of a look: {before:?}, after 50,000 messages {after:?}");
+        assert!(after.0 <= before.0 * 3 / 2 + 20, "claims: {before:?} {after:?}");
+        assert!(after.1 <= before.1 * 3 / 2 + 20, "looks: {before:?} {after:?}");
+    })
+    .await;
+}
+
+async fn a_claim_is_a_heap_only_update(site: &Site) {
+    fill(site).await;
+    let victim = site.victim().await;
+    let claimer = Claimer::new();
+    for _ in 0..5 {
+        let claim = victim.outbox.claim(request(1_000).with_claimer(claimer.clone())).await.expect("claim");
+        assert_eq!(claim.messages.len(), 1_000);
+        settle_all(&victim.outbox, &claim, Outcome::Done).await;
+    }
+    // a session reports what it did when it ends
+    victim.end(site).await;
+    let updates = async |column: &str| -> i64 {
+        let id = format!("'{}'::regclass", site.sql_name("outbox"));
+        site.value(&format!("SELECT {column} FROM pg_stat_user_tables WHERE relid = {id}")).await
+    };
+    eventually("the statistics arrive", async || updates("n_tup_upd").await >= 5_000).await;
+    let (hot, all) = (updates("n_tup_hot_upd").await, updates("n_tup_upd").await);
+    assert!(hot * 10 >= all * 9, "{hot} of {all}");
+}
+
+/// Plans that nobody would choose.
+const FORCED: [&[(&str, &str)]; 7] = [
+    &[],
+    &[("enable_tidscan", "off")],
+    &[("enable_indexscan", "off"), ("enable_indexonlyscan", "off")],
+    &[("enable_hashjoin", "off"), ("enable_mergejoin", "off"), ("enable_material", "off")],
+    &[("enable_nestloop", "off")],
+    &[("enable_sort", "off"), ("enable_indexscan", "off"), ("enable_tidscan", "off")],
+    &[("plan_cache_mode", "force_custom_plan"), ("enable_tidscan", "off"), ("enable_hashjoin", "off")],
+];
+
+async fn no_plan_exceeds_the_limit(site: &Site) {
+    fill(site).await;
+    for settings in FORCED {
+        let db = site.connect(Pool { settings, ..Pool::of(2) }).await;
+        let outbox = OutboxTable::new(&db, site.name("outbox"));
+        // the shared pool has none of our own settings
+        for outbox in [outbox.clone(), outbox.with_shared_pool()] {
+            claim_within_limits(site, &outbox, &format!("{settings:?}")).await;
+        }
+    }
+}
+
+async fn claim_within_limits(site: &Site, outbox: &OutboxTable, case: &str) {
+    let leased = async || site.count("outbox WHERE lease IS NOT NULL").await as usize;
+    let requests = [
+        request(10),
+        request(10).with_topics(["t", "u"]),
+        request(10).with_max_bytes(1_000_000),
+        request(1_000).with_max_bytes(2_100),
+    ];
+    for request in requests {
+        let before = leased().await;
+        let claim = outbox.claim(request.clone()).await.expect("claim");
+        assert_eq!(claim.messages.len(), 10, "{case}: {request:?}");
+        assert_eq!(leased().await - before, 10, "{case}: {request:?}");
+        assert!(claim.messages.is_sorted_by_key(|claimed| claimed.lease.locator));
+    }
+    site.expire_leases().await;
+    let recovered = outbox.claim(request(10).with_max_attempts(3)).await.expect("claim");
+    assert_eq!((recovered.messages.len(), recovered.recovered), (8, true), "{case}: a group of eight");
+    site.execute(&format!("DELETE FROM {} WHERE lease IS NOT NULL", site.sql_name("outbox"))).await;
+}
+
+async fn no_claim_promotes_more_than_its_share(site: &Site) {
+    fill(site).await;
+    let table = site.sql_name("outbox");
+    site.execute(&format!(
+        "DELETE FROM {table} WHERE state = 0; UPDATE {table} SET available_at = now() WHERE state = 1"
+    ))
+    .await;
+    for left in [4_000, 3_000, 2_000] {
+        let claim = site.claim(500).await;
+        assert_eq!(claim.messages.len(), 500);
+        assert_eq!(site.count("outbox WHERE state = 1").await, left, "a thousand at a time");
+    }
+}
+
+on_postgres! { a_claim_is_a_heap_only_update, no_plan_exceeds_the_limit, no_claim_promotes_more_than_its_share }

@@ -149,7 +149,9 @@ impl<'a> Logged<'a> {
         let (outbox, inbox) = (self.site.sql_name("outbox"), self.site.sql_name("inbox"));
         for sql in [
             format!("ALTER TABLE {outbox} ADD CONSTRAINT no_topic CHECK (topic <> 'refused')"),
-            format!("ALTER TABLE {outbox} ADD CONSTRAINT no_lease CHECK (topic <> 'unclaimed' OR lease IS NULL)"),
+            format!(
+                "ALTER TABLE {outbox} ADD CONSTRAINT no_lease CHECK (topic <> 'unclaimed' OR lease IS NULL)"
+            ),
             format!("ALTER TABLE {outbox} ADD CONSTRAINT no_error CHECK (last_error <> 'no')"),
             format!("ALTER TABLE {inbox} ADD CONSTRAINT no_group CHECK (group_name <> 'refused')"),
             format!("CREATE UNIQUE INDEX ON {outbox} ((headers ->> 'authorization')) WHERE topic = 'unique'"),
@@ -253,7 +255,9 @@ async fn the_log_never_holds_the_password_on_postgres() {
     run_logged("secrets::the_log_never_holds_the_password_on_postgres", async |site, log| {
         let url = site.url();
         let place = url.split_once("://").expect("a URL").1;
-        let Some((_, password)) = place.rsplit_once('@').and_then(|(user, _)| user.split_once(':')) else { return };
+        let Some((_, password)) = place.rsplit_once('@').and_then(|(user, _)| user.split_once(':')) else {
+            return;
+        };
         let logged = Logged::open(site).await;
         logged.enqueue_again().await;
         let listener = outbox_core::Wakeup::listen(&logged.outbox).await.expect("listen");

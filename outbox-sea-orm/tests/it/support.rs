@@ -1,6 +1,7 @@
 //! What the tests share: tables in a place of their own, and a way to drop a future at any of its awaits.
 
 use std::future::{Future, poll_fn};
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -28,14 +29,14 @@ pub(crate) struct Site {
 
 enum Place {
     Postgres { url: String, schema: String },
-    Sqlite { folder: tempfile::TempDir },
+    Sqlite { file: PathBuf, _folder: Option<tempfile::TempDir> },
 }
 
 impl Place {
     async fn connect(&self, pool: Pool<'_>) -> DatabaseConnection {
         let url = match self {
             Self::Postgres { url, .. } => pool.url.unwrap_or(url).to_owned(),
-            Self::Sqlite { folder } => format!("sqlite://{}/test.db?mode=rwc", folder.path().display()),
+            Self::Sqlite { file, .. } => format!("sqlite://{}?mode=rwc", file.display()),
         };
         let mut options = ConnectOptions::new(url);
         options.max_connections(pool.max_connections).sqlx_logging(pool.logs).acquire_timeout(PATIENCE);
@@ -129,7 +130,25 @@ impl Site {
     /// In a file of its own.
     pub(crate) async fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("folder");
-        Self::create(Place::Sqlite { folder }, &[]).await
+        let file = folder.path().join("test.db");
+        Self::create(Place::Sqlite { file, _folder: Some(folder) }, &[]).await
+    }
+
+    /// What another process says to [`Self::reopen`] to be at the same place.
+    pub(crate) fn place(&self) -> String {
+        match &self.place {
+            Place::Postgres { schema, .. } => schema.clone(),
+            Place::Sqlite { file, .. } => file.display().to_string(),
+        }
+    }
+
+    /// The place of the process that has started this one.
+    pub(crate) async fn reopen(place: &str) -> Self {
+        let place = match std::env::var("OUTBOX_TEST_POSTGRES_URL").ok().filter(|url| !url.is_empty()) {
+            Some(url) => Place::Postgres { url, schema: place.to_owned() },
+            None => Place::Sqlite { file: place.into(), _folder: None },
+        };
+        Self::open(place, &[]).await
     }
 
     async fn create(place: Place, settings: &[(&str, &str)]) -> Self {
@@ -170,9 +189,9 @@ impl Site {
     }
 
     /// Where SQLite keeps it.
-    pub(crate) fn file(&self) -> std::path::PathBuf {
-        let Place::Sqlite { folder } = &self.place else { panic!("no file") };
-        folder.path().join("test.db")
+    pub(crate) fn file(&self) -> &Path {
+        let Place::Sqlite { file, .. } = &self.place else { panic!("no file") };
+        file
     }
 
     pub(crate) fn url(&self) -> String {
