@@ -142,25 +142,26 @@ impl Site {
         }
     }
 
-    /// The place of the process that has started this one.
+    /// The place of the process that has started this one; our number is part of the application's name.
     pub(crate) async fn reopen(place: &str) -> Self {
         let place = match std::env::var("OUTBOX_TEST_POSTGRES_URL").ok().filter(|url| !url.is_empty()) {
             Some(url) => Place::Postgres { url, schema: place.to_owned() },
             None => Place::Sqlite { file: place.into(), _folder: None },
         };
-        Self::open(place, &[]).await
+        let suffix = format!("_{}", std::process::id());
+        Self::open(place, Pool { suffix: &suffix, ..Pool::of(6) }).await
     }
 
     async fn create(place: Place, settings: &[(&str, &str)]) -> Self {
-        let site = Self::open(place, settings).await;
+        let site = Self::open(place, Pool { settings, ..Pool::of(6) }).await;
         site.outbox.migrate().await.expect("migrate the outbox");
         site.inbox.migrate().await.expect("migrate the inbox");
         site.execute(&format!("CREATE TABLE {} (name TEXT NOT NULL)", site.sql_name("business"))).await;
         site
     }
 
-    async fn open(place: Place, settings: &[(&str, &str)]) -> Self {
-        let db = place.connect(Pool { settings, ..Pool::of(6) }).await;
+    async fn open(place: Place, pool: Pool<'_>) -> Self {
+        let db = place.connect(pool).await;
         let outbox = OutboxTable::new(&db, place.name("outbox"));
         let inbox = ProcessedTable::new(&db, place.name("inbox"));
         Self { db, outbox, inbox, place }

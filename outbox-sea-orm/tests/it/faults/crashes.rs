@@ -5,56 +5,99 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use outbox_core::{DeadLetterQuery, Draft, Operations};
+use outbox_core::Draft;
 use sea_orm::{ConnectionTrait, Statement};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    MAX_ATTEMPTS, POISON, Random, Worker, assert_nothing_is_lost, create_delivery, now, produce,
-    wait_until_drained,
+    MAX_ATTEMPTS, POISON, Random, Worker, assert_nothing_is_dead, assert_nothing_is_lost, create_delivery,
+    dead_letters, now, produce, wait_until_drained,
 };
 use crate::support::{Site, eventually, run_on_postgres, run_on_sqlite};
 
-/// When a process was killed, by the clock of the database: the last moment at which it can have done anything.
-type Kills = HashMap<i64, f64>;
-
-/// One delivery of a message.
-#[derive(Debug)]
-struct Delivery {
-    attempt: i32,
+/// Something that happened to a message: a claim or a delivery by a process, or its death by nobody.
+#[derive(Clone, Debug)]
+struct Event {
     at: f64,
     pid: i64,
+    attempt: i32,
 }
 
-/// The deliveries of each message in the order in which they happened.
-async fn deliveries(site: &Site) -> HashMap<String, Vec<Delivery>> {
-    let sql = format!("SELECT message_id, attempt, at, pid FROM {} ORDER BY at", site.sql_name("delivery"));
+/// The events of each message in the order in which they happened.
+type History = HashMap<String, Vec<Event>>;
+
+/// When each process was killed, by the clock of the database: a moment before and one when all of it had ended.
+type Kills = HashMap<i64, (f64, f64)>;
+
+/// `sql` returns the message, the time, the process and the attempt.
+async fn history(site: &Site, sql: &str) -> History {
     let rows = site.db.query_all_raw(Statement::from_string(site.db.get_database_backend(), sql)).await;
-    let mut deliveries: HashMap<String, Vec<Delivery>> = HashMap::new();
+    let mut history = History::new();
     for row in rows.expect("read") {
-        let (id, attempt) = (row.try_get_by_index(0).expect("id"), row.try_get_by_index(1).expect("attempt"));
-        let (at, pid) = (row.try_get_by_index(2).expect("time"), row.try_get_by_index(3).expect("pid"));
-        deliveries.entry(id).or_default().push(Delivery { attempt, at, pid });
+        let (id, at) = (row.try_get_by_index(0).expect("id"), row.try_get_by_index(1).expect("time"));
+        let (pid, attempt) =
+            (row.try_get_by_index(2).expect("pid"), row.try_get_by_index(3).expect("attempt"));
+        history.entry(id).or_default().push(Event { at, pid, attempt });
     }
-    deliveries
+    for events in history.values_mut() {
+        events.sort_by(|one, other| one.at.total_cmp(&other.at));
+    }
+    history
 }
 
-/// A second delivery is right only when whoever made the first one was killed between the two. Returns how many
-/// were made twice.
-fn assert_kills_explain_duplicates(deliveries: &HashMap<String, Vec<Delivery>>, kills: &Kills) -> usize {
-    let mut n_duplicates = 0;
-    for (id, of_one) in deliveries {
-        for pair in of_one.windows(2) {
+/// Whatever follows a claim or a delivery is right only when the process that made it was killed in between.
+/// Returns how many events there are of that kind.
+fn assert_kills_explain_it(what: &str, history: &History, kills: &Kills) -> usize {
+    let mut n = 0;
+    for (id, events) in history {
+        for pair in events.windows(2) {
             let [first, second] = pair else { continue };
-            let killed = kills.get(&first.pid).copied();
-            let is_explained = killed.is_some_and(|at| first.at <= at && at < second.at);
-            assert!(is_explained, "{id}: {pair:?} without a kill in between ({killed:?})");
-            assert!(first.attempt < second.attempt, "{id}: {pair:?}");
-            n_duplicates += 1;
+            let kill = kills.get(&first.pid);
+            let is_explained = kill.is_some_and(|(before, after)| first.at <= *after && *before < second.at);
+            assert!(is_explained, "{what} of {id}: {pair:?} without a kill in between ({kill:?})");
+            assert!(first.attempt < second.attempt, "{what} of {id}: {pair:?}");
+            n += 1;
         }
-        assert!(of_one.iter().all(|delivery| delivery.attempt <= MAX_ATTEMPTS as i32), "{id}: {of_one:?}");
+        assert!(
+            events.iter().all(|event| event.attempt <= MAX_ATTEMPTS as i32 + 1),
+            "{what} of {id}: {events:?}"
+        );
     }
-    n_duplicates
+    n
+}
+
+async fn deliveries(site: &Site) -> History {
+    history(site, &format!("SELECT message_id, at, pid, attempt FROM {}", site.sql_name("delivery"))).await
+}
+
+/// Makes the server itself write down who claims what, and what dies.
+async fn watch_claims(site: &Site) {
+    let (outbox, claimed) = (site.sql_name("outbox"), site.sql_name("claimed"));
+    let function = site.sql_name("watch_claims");
+    site.execute(&format!(
+        "CREATE TABLE {claimed} (message_id text, at float8, pid bigint, attempt integer);
+         CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+           INSERT INTO {claimed} VALUES (NEW.id::text, extract(epoch FROM clock_timestamp()),
+             substring(current_setting('application_name') FROM '^t_[0-9a-f]+_([0-9]+)$')::bigint,
+             NEW.attempts + (NEW.state / 2));
+           RETURN NULL;
+         END$$;
+         CREATE TRIGGER watch_claims AFTER UPDATE ON {outbox} FOR EACH ROW
+           WHEN (NEW.state = 2 OR NEW.lease IS DISTINCT FROM OLD.lease AND NEW.lease IS NOT NULL)
+           EXECUTE FUNCTION {function}()"
+    ))
+    .await;
+}
+
+/// Whoever claims a message for the second time, or buries it, needs a kill as an excuse, each time.
+async fn assert_kills_explain_claims(site: &Site, kills: &Kills) {
+    let sql = format!("SELECT message_id, at, pid, attempt FROM {}", site.sql_name("claimed"));
+    let claims = history(site, &sql).await;
+    assert!(assert_kills_explain_it("claims", &claims, kills) > 0, "no kill has met a claim");
+    for letter in dead_letters(site).await {
+        let n_claims = claims[&letter.message.id.to_string()].len() - 1;
+        assert_eq!(n_claims, MAX_ATTEMPTS as usize, "{letter:?} had fewer attempts");
+    }
 }
 
 /// Kills `n` dispatchers one after the other, each at a random moment of its work.
@@ -62,25 +105,30 @@ async fn kill_dispatchers(site: &Site, random: &Random, n: usize) -> Kills {
     let mut kills = Kills::new();
     for _ in 0..n {
         let mut worker = Worker::start(site, "dispatch").await;
-        sleep(random.millis(400)).await;
+        sleep(random.millis(800)).await;
         kills.insert(worker.pid.into(), kill(site, &mut worker).await);
     }
     kills
 }
 
 /// Kills and waits until the server has noticed, so that nothing of the process is still on its way.
-async fn kill(site: &Site, worker: &mut Worker) -> f64 {
+async fn kill(site: &Site, worker: &mut Worker) -> (f64, f64) {
+    let now = format!("SELECT {}", now(site));
+    let before = site.value(&now).await;
     worker.kill().await;
     if site.is_postgres() {
-        let own = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE";
-        let sql = format!("{own} '{}_handlers' AND state = 'active'", site.schema());
+        let own = format!("'{}_{}%'", site.schema(), worker.pid);
+        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE {own}");
         eventually("the server has noticed", async || site.value::<i64>(&sql).await == 0).await;
     }
-    site.value(&format!("SELECT {}", now(site))).await
+    (before, site.value(&now).await)
 }
 
 async fn killed_dispatchers_lose_nothing(site: &Site, n_kills: usize, n_at_once: usize) {
     create_delivery(site).await;
+    if site.is_postgres() {
+        watch_claims(site).await;
+    }
     let random = Random::start();
     let stop = AtomicBool::new(false);
     let killing = async {
@@ -97,9 +145,14 @@ async fn killed_dispatchers_lose_nothing(site: &Site, n_kills: usize, n_at_once:
     assert_nothing_is_lost(site).await;
     let deliveries = deliveries(site).await;
     let n_again = deliveries.values().flatten().filter(|delivery| delivery.attempt > 1).count();
-    let n_duplicates = assert_kills_explain_duplicates(&deliveries, &kills);
+    let n_duplicates = assert_kills_explain_it("deliveries", &deliveries, &kills);
     println!("{} messages, {n_kills} kills, {n_again} recovered, {n_duplicates} twice", deliveries.len());
     assert!(n_again > 0, "no kill has met a message");
+    if site.is_postgres() {
+        assert_kills_explain_claims(site, &kills).await;
+    } else {
+        assert_nothing_is_dead(site).await;
+    }
 }
 
 async fn kill_side_by_side(site: &Site, random: &Random, n_kills: usize, n_at_once: usize) -> Kills {
@@ -124,7 +177,7 @@ async fn a_poison_message_kills_no_neighbour(site: &Site) {
         () = wait_until_drained(site) => {}
     }
     assert_eq!(n_crashes.load(Relaxed), MAX_ATTEMPTS as usize, "it was handed out as often as allowed");
-    let letters = site.outbox.dead_letters(DeadLetterQuery::new(10)).await.expect("list").letters;
+    let letters = dead_letters(site).await;
     let [letter] = &letters[..] else { panic!("neighbours died: {letters:?}") };
     assert_eq!((letter.message.id, letter.message.attempt), (poison, MAX_ATTEMPTS));
     assert_eq!(letter.error, "lease expired in attempt 5");
@@ -137,8 +190,7 @@ async fn a_poison_message_kills_no_neighbour(site: &Site) {
 async fn supervise(site: &Site, n_crashes: &std::sync::atomic::AtomicUsize) {
     loop {
         let mut worker = Worker::start(site, "dispatch").await;
-        let e = worker.process.wait().await.expect("ended");
-        eprintln!("{e:?} ready {} leased {} dead {}", site.count("outbox WHERE state=0 AND lease IS NULL").await,  site.count("outbox WHERE lease IS NOT NULL").await, site.count("outbox WHERE state=2").await);
+        worker.process.wait().await.expect("ended");
         n_crashes.fetch_add(1, Relaxed);
     }
 }

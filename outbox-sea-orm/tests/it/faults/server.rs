@@ -8,7 +8,10 @@ use outbox_dispatcher::CancellationToken;
 use outbox_testkit::server::{Postgres, Settings, StopMode, private};
 use tokio::time::{sleep, timeout};
 
-use super::{Random, assert_nothing_is_lost, config, create_delivery, dispatch, produce, wait_until_drained};
+use super::{
+    Random, assert_nothing_is_dead, assert_nothing_is_lost, config, create_delivery, dispatch, produce,
+    wait_until_drained,
+};
 use crate::support::{PATIENCE, Pool, Site, eventually, on_postgres};
 
 async fn stop_and_restart(server: &Postgres, mode: StopMode, down: Duration) {
@@ -58,6 +61,7 @@ async fn work_through_restarts(server: &Postgres, site: &Site) {
     wait_until_reachable(site).await;
     wait_until_drained(site).await;
     assert_nothing_is_lost(site).await;
+    assert_nothing_is_dead(site).await;
     the_wakeup_works(site).await;
     token.cancel();
     let report = timeout(PATIENCE, running).await.expect("it stops").expect("joined").expect("a report");
@@ -109,6 +113,7 @@ async fn terminated_sessions_lose_nothing(site: &Site) {
     wait_until_reachable(site).await;
     wait_until_drained(site).await;
     assert_nothing_is_lost(site).await;
+    assert_nothing_is_dead(site).await;
     the_wakeup_works(site).await;
     token.cancel();
     let report = timeout(PATIENCE, running).await.expect("it stops").expect("joined").expect("a report");
