@@ -18,8 +18,12 @@ use crate::repository::{OutboxTable, Table};
 use crate::row::{ClaimedRow, ToDatabase, bury_undecodable, column, from_duration};
 use crate::sql::PostgresSql;
 
-/// How long a claim may look at newly arrived messages only.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How long claims may take newly arrived messages only.
+const WHOLE_INTERVAL: Duration = Duration::from_millis(100);
+/// How long claims may go without a look at the horizon and at parked rows.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Up to this many numbers between the marks, a claim walks them itself instead of looking first.
+const MAX_WALK: i64 = 1_000;
 /// The most parked rows that one claim makes ready at a time.
 const PROMOTE_LIMIT: i64 = 1_000;
 /// Claims, settlements and extensions at the same time; the wake-up's connection comes on top.
@@ -75,8 +79,8 @@ fn open(db: &DatabaseConnection) -> DatabaseConnection {
 
 /// What a claim loop remembers between its claims.
 ///
-/// `fast` is the highest number it has claimed; most claims look above it only. Every [`LOOK_INTERVAL`], and at once
-/// when nothing is there, one looks above `safe`: below that nothing can become claimable any more except by an
+/// `fast` is the highest number it has claimed; most claims go above it only. Every [`WHOLE_INTERVAL`], and at once
+/// when nothing is there, one goes above `safe`: below that nothing can become claimable any more except by an
 /// expired lease, which has a walk of its own. `safe` follows the claims while they leave no gap; otherwise a look
 /// moves it past what it has found to be gone.
 #[derive(Default)]
@@ -87,6 +91,7 @@ struct Marks {
     safe: i64,
     horizon: Horizon,
     looked_at: Option<Instant>,
+    whole_at: Option<Instant>,
     next_due: Option<Instant>,
     next_expiry: Option<Instant>,
     walk_at: Option<Instant>,
@@ -104,10 +109,19 @@ impl Marks {
         kept.filter(|kept| kept.table == own.table && kept.topics == own.topics).unwrap_or(own)
     }
 
-    /// The mark of a claim that looks at newly arrived messages only, while that is allowed.
-    fn fast_mark(&self, now: Instant) -> Option<i64> {
-        let is_fresh = |looked_at: Instant| now.duration_since(looked_at) < LOOK_INTERVAL;
-        self.fast.filter(|_| self.looked_at.is_some_and(is_fresh))
+    /// The mark of a claim that needs no look before it: usually `fast`, now and then `safe` when that is near.
+    fn mark(&mut self, now: Instant) -> Option<i64> {
+        let fast = self.fast?;
+        let is_recent =
+            |at: Option<Instant>, interval| at.is_some_and(|at| now.duration_since(at) < interval);
+        if !is_recent(self.looked_at, LOOK_INTERVAL) || self.next_due.is_some_and(|due| due <= now) {
+            return None;
+        }
+        if is_recent(self.whole_at, WHOLE_INTERVAL) {
+            return Some(fast);
+        }
+        self.whole_at = Some(now);
+        (fast - self.safe <= MAX_WALK).then_some(self.safe)
     }
 
     /// A loop claims before it walks for the first time: then it knows how far it has to.
@@ -138,6 +152,7 @@ impl Marks {
     /// What was read after the horizon: `lowest` is the lowest ready row above `safe` that nobody has claimed.
     fn looked(&mut self, lowest: Option<i64>, now: Instant) {
         self.looked_at = Some(now);
+        self.whole_at = Some(now);
         // never above a number that was seen committed: after a crash the server hands others out again
         let bound = self.horizon.at.min(self.fast.unwrap_or(0));
         let open = lowest.map_or(bound, |lowest| bound.min(lowest - 1));
@@ -242,7 +257,7 @@ impl Claiming<'_> {
         if self.request.recover && self.marks.is_walk_due(Instant::now(), is_loop) && self.walk().await? {
             return Ok(());
         }
-        if let Some(mark) = self.marks.fast_mark(Instant::now()) {
+        if let Some(mark) = self.marks.mark(Instant::now()) {
             self.take(mark).await?;
             if !self.claim.is_empty() {
                 return Ok(());

@@ -77,8 +77,10 @@ async fn sample(deliveries: &Deliveries, n_messages: u64) -> Vec<(u64, u64)> {
     let mut ticks = interval(BETWEEN_SAMPLES);
     while deliveries.n() < n_messages {
         ticks.tick().await;
-        samples.push((deliveries.n(), proc::resident_kib()));
-        samples.retain(|(n, _)| *n > 0);
+        let n_delivered = deliveries.n();
+        if n_delivered > 0 {
+            samples.push((n_delivered, proc::resident_kib()));
+        }
     }
     samples
 }

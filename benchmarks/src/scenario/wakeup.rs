@@ -10,10 +10,12 @@ use outbox_dispatcher::{Config, TracingObserver};
 use outbox_sea_orm::OutboxTable;
 use rand::RngExt as _;
 use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
+use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::latency::until_quiet;
+use super::part::{Part, Profile};
 use crate::clock::{Stopwatch, nanos};
 use crate::deliveries::{Deliveries, n_duplicates, since_commit};
 use crate::error::{Error, Result};
@@ -69,20 +71,26 @@ pub(crate) async fn cost(site: &Site, options: &Options) -> Result<Line> {
     let mut line =
         Line::new("wakeup_cost", site.kind()).with("messages", n_messages).with("producers", N_PRODUCERS);
     for (name, commit) in [("transaction", Commit::Own), ("autocommit", Commit::Auto)] {
+        let mut profile = Profile::default();
         let (without, with) = interleave(
             site,
             options.n_rounds,
             async |round| rate(site, n_messages, commit, false, round).await,
-            async |round| rate(site, n_messages, commit, true, round).await,
+            async |round| {
+                Profile::begin(site).await?;
+                let usage = rate(site, n_messages, commit, true, round).await?;
+                profile = Profile::end(site).await?;
+                Ok(usage)
+            },
         )
         .await?;
         let cost = 1.0 - with.ratio_to(&without);
-        line = line
-            .with(
-                name,
-                serde_json::json!({ "with": with.json(), "without": without.json(), "cost": rounded(cost) }),
-            )
-            .gate(commit.gate(), cost, Bound::AtMost(0.1));
+        let calls = |part: Part| (part.name(), profile.calls(part));
+        let figures = json!({
+            "with": with.json(), "without": without.json(), "cost": rounded(cost),
+            "calls_with": Part::ALL.map(calls),
+        });
+        line = line.with(name, figures).gate(commit.gate(), cost, Bound::AtMost(0.1));
     }
     Ok(line)
 }

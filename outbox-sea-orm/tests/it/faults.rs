@@ -8,7 +8,7 @@ mod server;
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use outbox_core::{
     Backoff, Context, DeadLetter, DeadLetterQuery, Draft, Error, ErrorKind, Jitter, Operations, Result,
@@ -32,11 +32,8 @@ struct Random(AtomicU64);
 
 impl Random {
     fn start() -> Self {
-        let now = || {
-            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_nanos() as u64
-        };
         let given = std::env::var("OUTBOX_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = given.unwrap_or_else(now);
+        let seed = given.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
         println!("OUTBOX_TEST_SEED={seed}");
         Self(AtomicU64::new(seed))
     }

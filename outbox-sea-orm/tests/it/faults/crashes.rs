@@ -136,7 +136,8 @@ async fn killed_dispatchers_lose_nothing(site: &Site, n_kills: usize, n_at_once:
         stop.store(true, Relaxed);
         kills
     };
-    let (kills, ()) = tokio::join!(killing, produce(site, &random, &stop));
+    let producing = futures_util::future::join_all((0..3).map(|_| produce(site, &random, &stop)));
+    let (kills, _) = tokio::join!(killing, producing);
     assert_eq!(kills.len(), n_kills);
 
     let mut last = Worker::start(site, "dispatch").await;
@@ -255,7 +256,7 @@ mod sqlite {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn killed_processes_on_one_file_lose_nothing() {
-        let test = run_on_sqlite(async |site| super::killed_dispatchers_lose_nothing(site, 10, 2).await);
+        let test = run_on_sqlite(async |site| super::killed_dispatchers_lose_nothing(site, 16, 2).await);
         timeout(LIMIT, test).await.expect("in time");
     }
 

@@ -20,6 +20,14 @@ async fn stop_and_restart(server: &Postgres, mode: StopMode, down: Duration) {
     server.restart().await.expect("restart");
 }
 
+/// The server ends all sessions and recovers by itself when one of its processes was killed.
+async fn kill_a_session(site: &Site) {
+    wait_until_reachable(site).await;
+    let pid: i32 = site.value("SELECT pg_backend_pid()").await;
+    let killed = tokio::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().await;
+    assert!(killed.expect("kill").success());
+}
+
 /// A session of ours stands guard: the dispatcher is asleep and waits for a hint.
 async fn wait_until_asleep(site: &Site) {
     let sql = format!(
@@ -54,6 +62,8 @@ async fn work_through_restarts(server: &Postgres, site: &Site) {
             sleep(Duration::from_millis(700)).await;
             stop_and_restart(server, mode, Duration::from_millis(500)).await;
         }
+        sleep(Duration::from_millis(700)).await;
+        kill_a_session(site).await;
         sleep(Duration::from_secs(1)).await;
         stop.store(true, Relaxed);
     };

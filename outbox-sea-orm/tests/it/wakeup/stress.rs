@@ -8,6 +8,7 @@ use outbox_core::{
     ClaimRequest, Claimer, Draft, Listener, Outcome, Readiness, Repository, Settlement, Wakeup,
 };
 use outbox_sea_orm::{OutboxTable, TableListener};
+use sea_orm::{DatabaseConnection, TransactionTrait};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -97,7 +98,7 @@ async fn lose_nothing(site: &Site, n_sleepers: usize) {
     let producers = site.connect(Pool::of(N_PRODUCERS as u32)).await;
     let outbox = OutboxTable::new(&producers, site.name("outbox"));
     for round in 1..=N_ROUNDS {
-        let commits = (0..N_PRODUCERS).map(|_| produce(&outbox));
+        let commits = (0..N_PRODUCERS).map(|_| produce(&producers, &outbox));
         futures_util::future::join_all(commits).await;
         let all = delivered.reached(round * N_PRODUCERS * N_EACH);
         let Ok(()) = timeout(PATIENCE, all).await else {
@@ -108,12 +109,21 @@ async fn lose_nothing(site: &Site, n_sleepers: usize) {
     assert!(sleepers.try_join_next().is_none(), "a sleeper has ended");
 }
 
-async fn produce(outbox: &OutboxTable) {
+/// Some of the transactions stay open for a moment after the insert: the sleepers must wait for those.
+async fn produce(db: &DatabaseConnection, outbox: &OutboxTable) {
     for _ in 0..N_EACH {
-        let random = Uuid::new_v4().as_u128() % 1_500;
-        sleep(Duration::from_micros(random as u64)).await;
-        outbox.enqueue_autocommit([Draft::new("t", "")]).await.expect("enqueue");
+        sleep(random_pause()).await;
+        let transaction = db.begin().await.expect("begin");
+        outbox.enqueue_in(&transaction, [Draft::new("t", "")]).await.expect("enqueue");
+        if Uuid::new_v4().as_u128() % 2 == 0 {
+            sleep(random_pause()).await;
+        }
+        transaction.commit().await.expect("commit");
     }
+}
+
+fn random_pause() -> Duration {
+    Duration::from_micros((Uuid::new_v4().as_u128() % 1_500) as u64)
 }
 
 async fn one_sleeper_loses_no_wakeup(site: &Site) {
