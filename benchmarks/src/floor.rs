@@ -1,4 +1,4 @@
-//! The raw floor: the statements of shared/queue.md sent by plain sqlx with nothing around them. FROZEN.
+//! The raw floor: the plainest statements for the job, sent by plain sqlx with nothing around them. FROZEN.
 //!
 //! A claim decodes what a consumer needs into Rust values: the number to settle by, id, topic, key, payload,
 //! headers as a map, the time of the enqueue and the attempt, in claim order. The handler does nothing.

@@ -167,6 +167,9 @@ async fn joined(task: AbortOnDropHandle<Result<Report>>) -> Result<Report> {
     }
 }
 
+/// From so many messages in one claim on, they come quickly.
+const SEVERAL: usize = 3;
+
 /// One run of the claim loop and the tasks around it.
 struct Run<R: Repository + Wakeup + 'static> {
     desk: Arc<Desk>,
@@ -192,7 +195,7 @@ impl Vain {
         self.n_looks = match found {
             Found::Nothing if self.is_timed => (self.n_looks + 1).min(16),
             Found::Nothing => self.n_looks,
-            Found::Some | Found::More => 0,
+            Found::Some | Found::Several | Found::More => 0,
         };
     }
 
@@ -329,6 +332,7 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
         let is_cut = self.request.max_bytes.is_some_and(|max| n_bytes >= max / 2);
         match is_part || is_cut || claim.messages.len() >= limit {
             true => Found::More,
+            false if claim.messages.len() >= SEVERAL => Found::Several,
             false => Found::Some,
         }
     }
@@ -358,7 +362,7 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
                     self.desk.all_settled().await?;
                     is_whole = true;
                 }
-                Found::Some | Found::More => is_whole = false,
+                Found::Some | Found::Several | Found::More => is_whole = false,
             }
         }
     }

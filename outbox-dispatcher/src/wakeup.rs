@@ -34,6 +34,8 @@ const MAX_KEPT_HINTS: usize = 10_000;
 pub(crate) enum Found {
     Nothing,
     Some,
+    /// Several messages that have come since the last claim.
+    Several,
     /// Something, and there is likely to be more.
     More,
 }
@@ -298,11 +300,13 @@ impl Stream {
         if found == Found::Nothing {
             return;
         }
-        let is_near = self.last_find.is_some_and(|last| now.duration_since(last) < STREAM_GAP);
+        let is_within = |gap| self.last_find.is_some_and(|last| now.duration_since(last) < gap);
+        let (is_near, goes_on) = (is_within(STREAM_GAP), is_within(STREAM_END));
         self.n_finds = if is_near { self.n_finds.saturating_add(1) } else { 1 };
         self.last_find = Some(now);
         self.last_look = Some(now + LAST_LOOK);
-        if found == Found::More || self.n_finds >= STREAM_LENGTH {
+        let is_dense = found == Found::Several && goes_on;
+        if found == Found::More || is_dense || self.n_finds >= STREAM_LENGTH {
             self.ends_at = Some(now + STREAM_END);
         }
     }
@@ -329,14 +333,14 @@ impl Polling {
     fn note(&mut self, found: Found) {
         self.next = match found {
             Found::Nothing => (self.next * 2).min(self.max),
-            Found::Some | Found::More => self.min,
+            Found::Some | Found::Several | Found::More => self.min,
         };
     }
 
     fn interval(&self, found: Found) -> Duration {
         match found {
             Found::More => Duration::ZERO,
-            Found::Nothing | Found::Some => self.next,
+            Found::Nothing | Found::Some | Found::Several => self.next,
         }
     }
 }
@@ -376,5 +380,7 @@ mod tests {
         assert_eq!(look(45, Found::Some), Some(47), "it lasts");
         assert_eq!(look(47, Found::Nothing), None, "one message alone does not prolong it");
         assert_eq!(look(90, Found::More), Some(90), "a backlog");
+        assert_eq!(look(190, Found::Several), None, "one transaction with several messages");
+        assert_eq!(look(200, Found::Several), Some(202), "claims that take so long that several gather");
     }
 }

@@ -24,6 +24,8 @@ const WHOLE_INTERVAL: Duration = Duration::from_millis(100);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Up to this many numbers between the marks, a claim walks them itself instead of looking first.
 const MAX_WALK: i64 = 1_000;
+/// How long a new loop waits at the most until it walks for expired leases below a backlog.
+const FIRST_WALK: Duration = Duration::from_secs(5);
 /// The most parked rows that one claim makes ready at a time.
 const PROMOTE_LIMIT: i64 = 1_000;
 /// Claims, settlements and extensions at the same time; the wake-up's connection comes on top.
@@ -124,10 +126,10 @@ impl Marks {
         (fast - self.safe <= MAX_WALK).then_some(self.safe)
     }
 
-    /// A loop claims before it walks for the first time: then it knows how far it has to.
-    fn is_walk_due(&self, now: Instant, is_loop: bool) -> bool {
-        let is_first = is_loop && self.fast.is_none();
-        !is_first && self.walk_at.is_none_or(|at| at <= now)
+    /// A loop that starts with a backlog walks after a while: what its predecessor left is still leased.
+    fn is_walk_due(&mut self, now: Instant, request: &ClaimRequest) -> bool {
+        let first = || if request.claimer.is_some() { now + request.lease.min(FIRST_WALK) } else { now };
+        *self.walk_at.get_or_insert_with(first) <= now
     }
 
     /// How far expired leases can lie: claims go upwards, so while there is a backlog nobody has claimed far
@@ -154,7 +156,7 @@ impl Marks {
         self.looked_at = Some(now);
         self.whole_at = Some(now);
         // never above a number that was seen committed: after a crash the server hands others out again
-        let bound = self.horizon.at.min(self.fast.unwrap_or(0));
+        let bound = self.horizon.at.min(self.fast.max(lowest).unwrap_or(0));
         let open = lowest.map_or(bound, |lowest| bound.min(lowest - 1));
         self.safe = self.safe.max(open);
     }
@@ -253,8 +255,8 @@ pub(crate) async fn claim(table: &OutboxTable, request: ClaimRequest) -> Result<
 
 impl Claiming<'_> {
     async fn run(&mut self) -> Result<()> {
-        let is_loop = self.request.claimer.is_some();
-        if self.request.recover && self.marks.is_walk_due(Instant::now(), is_loop) && self.walk().await? {
+        let request = self.request;
+        if request.recover && self.marks.is_walk_due(Instant::now(), request) && self.walk().await? {
             return Ok(());
         }
         if let Some(mark) = self.marks.mark(Instant::now()) {
@@ -268,6 +270,10 @@ impl Claiming<'_> {
 
     /// Claims whatever is claimable above `safe`, promoting what is due first.
     async fn take_all(&mut self) -> Result<()> {
+        if self.marks.looked_at.is_none() && self.request.claimer.is_some() {
+            let row = self.row(&self.inner.postgres.sql.horizon, Vec::new()).await?;
+            self.marks.horizon.learn(column(&row, 0)?, column(&row, 1)?, 0);
+        }
         let mut look = self.look().await?;
         while look.is_due {
             let n_promoted = self.promote().await?;

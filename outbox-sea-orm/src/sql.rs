@@ -48,7 +48,7 @@ statements! {
 #[cfg(feature = "postgres")]
 statements! {
     /// The statements that only PostgreSQL needs: the walk over leases, and the wake-up.
-    PostgresSql of "outbox" in (postgres) { guard, is_guarded, leases, leave_guard, stand_guard, writers }
+    PostgresSql of "outbox" in (postgres) { guard, horizon, is_guarded, leases, leave_guard, stand_guard, writers }
 }
 
 statements! {
@@ -186,7 +186,7 @@ mod tests {
         let ddl = create(Kind::Outbox, Dialect::Postgres, &table);
         assert!(ddl.contains("CREATE INDEX \"box_ready\" ON \"orders\".\"box\""));
         assert!(ddl.contains("EXECUTE FUNCTION \"orders\".\"box_notify\"()"));
-        assert!(ddl.contains("CREATE TRIGGER \"box_notify\" AFTER INSERT ON \"orders\".\"box\""));
+        assert!(ddl.contains("CREATE TRIGGER \"box_notify\" AFTER INSERT OR UPDATE OF seq ON \"orders\".\"box\""));
         assert!(!ddl.contains("\"outbox"));
         assert!(create(Kind::Outbox, Dialect::Sqlite, &table).contains("CREATE TABLE \"orders_box\""));
     }

@@ -197,8 +197,8 @@ async fn pages_of_claims(site: &Site, log: &Log, outbox: &OutboxTable, claimer: 
         let claim = outbox.claim(request(100).with_claimer(claimer.clone())).await.expect("claim");
         assert_eq!(claim.messages.len(), 100);
         settle_all(outbox, &claim, Outcome::Done).await;
-        // so that some of the claims look first
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        // so that some of the claims look first, which they do every second
+        tokio::time::sleep(Duration::from_millis(130)).await;
     }
     let plans = Plan::all(&log.take(), site);
     let most = |marker| {

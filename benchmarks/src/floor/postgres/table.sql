@@ -1,4 +1,4 @@
--- The table of shared/queue.md, fresh for every run. FROZEN: a slower statement of the crates must show as a
+-- The table of the measurements behind docs/decisions/001, fresh for every run. FROZEN: a slower statement of the crates must show as a
 -- worse ratio, so this file does not follow them.
 DROP SCHEMA IF EXISTS floor CASCADE;
 CREATE SCHEMA floor;

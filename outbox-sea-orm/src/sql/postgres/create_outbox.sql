@@ -24,8 +24,8 @@ CREATE TABLE "outbox" (
     AND available_at BETWEEN '1970-01-01Z' AND '9999-12-31Z' AND leased_until BETWEEN '1970-01-01Z' AND '9999-12-31Z'
     AND dead_at BETWEEN '1970-01-01Z' AND '9999-12-31Z')
 ) WITH (
-  -- Half-full pages leave room for the claim's heap-only update even in a backlog.
-  fillfactor = 50,
+  -- Pages not half full leave room for the claim's heap-only update even in a backlog: a claimed row is a little longer.
+  fillfactor = 45,
   autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0
 );
 CREATE INDEX "outbox_ready" ON "outbox" (seq) WHERE state = 0;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use futures_util::future::{join, join_all};
 use outbox_core::{
     ClaimRequest, Claimer, Draft, Listener, Outcome, Readiness, Repository, Settlement, Wakeup,
 };
@@ -98,8 +99,8 @@ async fn lose_nothing(site: &Site, n_sleepers: usize) {
     let producers = site.connect(Pool::of(N_PRODUCERS as u32)).await;
     let outbox = OutboxTable::new(&producers, site.name("outbox"));
     for round in 1..=N_ROUNDS {
-        let commits = (0..N_PRODUCERS).map(|_| produce(&producers, &outbox));
-        futures_util::future::join_all(commits).await;
+        let prompt = (1..N_PRODUCERS).map(|_| produce(&outbox));
+        join(produce_late(&producers, &outbox), join_all(prompt)).await;
         let all = delivered.reached(round * N_PRODUCERS * N_EACH);
         let Ok(()) = timeout(PATIENCE, all).await else {
             panic!("a wake-up was lost in round {round}: {} are left", site.count("outbox").await);
@@ -109,21 +110,25 @@ async fn lose_nothing(site: &Site, n_sleepers: usize) {
     assert!(sleepers.try_join_next().is_none(), "a sleeper has ended");
 }
 
-/// Some of the transactions stay open for a moment after the insert: the sleepers must wait for those.
-async fn produce(db: &DatabaseConnection, outbox: &OutboxTable) {
+async fn produce(outbox: &OutboxTable) {
     for _ in 0..N_EACH {
-        sleep(random_pause()).await;
+        pause(1_500).await;
+        outbox.enqueue_autocommit([Draft::new("t", "")]).await.expect("enqueue");
+    }
+}
+
+/// As [`produce`], but its transactions stay open for a moment after the insert: sleepers must wait for them.
+async fn produce_late(db: &DatabaseConnection, outbox: &OutboxTable) {
+    for _ in 0..N_EACH {
         let transaction = db.begin().await.expect("begin");
         outbox.enqueue_in(&transaction, [Draft::new("t", "")]).await.expect("enqueue");
-        if Uuid::new_v4().as_u128() % 2 == 0 {
-            sleep(random_pause()).await;
-        }
+        pause(5_000).await;
         transaction.commit().await.expect("commit");
     }
 }
 
-fn random_pause() -> Duration {
-    Duration::from_micros((Uuid::new_v4().as_u128() % 1_500) as u64)
+async fn pause(micros: u128) {
+    sleep(Duration::from_micros((Uuid::new_v4().as_u128() % micros) as u64)).await;
 }
 
 async fn one_sleeper_loses_no_wakeup(site: &Site) {
