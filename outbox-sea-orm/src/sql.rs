@@ -186,7 +186,9 @@ mod tests {
         let ddl = create(Kind::Outbox, Dialect::Postgres, &table);
         assert!(ddl.contains("CREATE INDEX \"box_ready\" ON \"orders\".\"box\""));
         assert!(ddl.contains("EXECUTE FUNCTION \"orders\".\"box_notify\"()"));
-        assert!(ddl.contains("CREATE TRIGGER \"box_notify\" AFTER INSERT OR UPDATE OF seq ON \"orders\".\"box\""));
+        assert!(
+            ddl.contains("CREATE TRIGGER \"box_notify\" AFTER INSERT OR UPDATE OF seq ON \"orders\".\"box\"")
+        );
         assert!(!ddl.contains("\"outbox"));
         assert!(create(Kind::Outbox, Dialect::Sqlite, &table).contains("CREATE TABLE \"orders_box\""));
     }
