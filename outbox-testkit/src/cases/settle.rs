@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outbox_core::{Lease, Outcome, Repository, Settled, Settlement};
+use outbox_core::{Lease, MessageId, Outcome, Repository, Settled, Settlement};
 use uuid::Uuid;
 
 use super::steps::{HOUR, Steps, dead, draft, drafts, ids, insist, request, retry, soon, sorted};
@@ -295,10 +295,22 @@ pub async fn cancelled_settlement_loses_nothing(h: &impl Harness) {
         let claimed = h.claim_one().await;
         let call = vec![Settlement::new(claimed.lease, retry(Duration::ZERO))];
         let finished = super::steps::cancelled_at(n, h.repository().settle(call)).await;
-        h.expire().await;
-        assert_eq!(h.drain().await, [id]);
+        assert_eq!(drain_what_comes_back(h).await, [id]);
         if finished.is_some() {
             return;
         }
     }
+}
+
+/// Expires leases and drains until something is there: a statement that was abandoned may take effect later,
+/// also between two steps of a claim.
+async fn drain_what_comes_back(h: &impl Harness) -> Vec<MessageId> {
+    for _ in 0..100 {
+        h.expire().await;
+        let drained = h.drain().await;
+        if !drained.is_empty() {
+            return drained;
+        }
+    }
+    Vec::new()
 }
