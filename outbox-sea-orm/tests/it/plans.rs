@@ -226,8 +226,9 @@ async fn a_long_delivered_history_costs_a_claim_nothing_on_postgres() {
         deliver(&outbox, &claimer, 50_000).await;
         let after = pages_of_claims(site, log, &outbox, &claimer).await;
         println!("pages of a claim and of a look: {before:?}, after 50,000 messages {after:?}");
-        assert!(after.0 <= before.0 * 3 / 2 + 20, "claims: {before:?} {after:?}");
-        assert!(after.1 <= before.1 * 3 / 2 + 20, "looks: {before:?} {after:?}");
+        // a connection that makes a statement for the first time reads some pages of the catalog as well
+        assert!(after.0 <= before.0 + 100, "claims: {before:?} {after:?}");
+        assert!(after.1 <= before.1 + 100, "looks: {before:?} {after:?}");
     })
     .await;
 }
