@@ -74,6 +74,15 @@ async fn a_newer_version_is_refused(site: &Site) {
     }
 }
 
+async fn a_newer_version_in_the_ddl_is_refused(site: &Site) {
+    let newer = OutboxTable::new(&site.db, site.name("newer"));
+    site.execute(&newer.ddl().expect("ddl").replace("schema version 1", "schema version 2")).await;
+    for result in [newer.check().await, newer.migrate().await] {
+        let text = refused(result);
+        assert!(text.contains("schema version 2 > 1: upgrade outbox-sea-orm"), "{text}");
+    }
+}
+
 async fn an_older_version_is_refused_by_check(site: &Site) {
     set_version(site, "outbox", 0).await;
     let text = refused(site.outbox.check().await);
@@ -146,6 +155,7 @@ on_postgres! {
     a_missing_index_is_named,
     an_invalid_index_is_named,
     a_newer_version_is_refused,
+    a_newer_version_in_the_ddl_is_refused,
     an_older_version_is_refused_by_check,
     migrate_over_a_table_of_somebody_else_says_what_is_missing,
     migrate_over_an_outbox_that_lacks_an_index_says_so,
@@ -157,5 +167,6 @@ on_sqlite! {
     a_missing_table_is_named,
     a_missing_column_is_named,
     a_missing_index_is_named,
+    a_newer_version_in_the_ddl_is_refused,
     migrate_over_a_table_of_somebody_else_says_what_is_missing,
 }
