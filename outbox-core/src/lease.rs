@@ -165,6 +165,11 @@ pub struct Claim {
     /// it: a claim takes such messages apart from others, in groups that [`recovery_group`] bounds, and a
     /// dispatcher works on one group at a time.
     pub recovered: bool,
+    /// Whether the table is declared [ordered](crate::Declaration::ordered), also when nothing was claimed. Messages
+    /// of one key in this claim must be handled one after another, in this order; when one is not done, the
+    /// rest of its key is to be released. Settling a message may make the next of its key claimable without a hint:
+    /// whoever has settled claims again before it sleeps.
+    pub ordered: bool,
     /// How long until a claim could find something that is not claimable now, because a delay or a lease ends;
     /// a sleeping dispatcher wakes then. May be too early, because of other topics' messages, and never too
     /// late for what was stored when the claim ran. `None` when there is no such message, or the backend

@@ -28,6 +28,7 @@
 //! ```
 
 mod context;
+mod declaration;
 mod erased;
 mod error;
 mod handler;
@@ -43,6 +44,7 @@ mod transactor;
 mod wakeup;
 
 pub use context::Context;
+pub use declaration::{Declaration, Fairness, OnDead};
 pub use erased::{ArcRepository, DynListener, DynRepository};
 pub use error::{Error, ErrorKind, Result};
 pub use handler::{
