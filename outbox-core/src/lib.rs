@@ -6,7 +6,8 @@
 //!
 //! * [`Draft`], [`Message`]: what is enqueued and what is delivered.
 //! * [`Repository`]: enqueue, claim, settle, extend; [`RepositoryExt`] for one message at a time.
-//! * [`Operations`]: what an operator needs. [`Wakeup`]: hints that there is something to claim.
+//! * [`Operations`]: what an operator needs. [`Wakeup`]: hints that there is something to claim. [`Inspect`]: what is
+//!   waiting.
 //! * [`ProcessedStore`]: the record behind the inbox.
 //! * [`Context`] carries the caller's open transaction; [`Transactor`] opens and ends it.
 //! * [`MemoryRepository`]: the reference implementation, also for your own tests.
@@ -32,6 +33,7 @@ mod declaration;
 mod erased;
 mod error;
 mod handler;
+mod inspect;
 mod lease;
 mod memory;
 mod message;
@@ -51,6 +53,7 @@ pub use handler::{
     DynHandler, Handler, HandlerError, HandlerErrorKind, HandlerFn, HandlerResult, HandlerResultExt,
     handler_fn,
 };
+pub use inspect::{Enqueued, Inspect, validate_limit};
 pub use lease::{
     Claim, ClaimRequest, Claimed, Claimer, Lease, MAX_BATCH, MAX_ERROR_BYTES, MAX_LEASE, Outcome, Settled,
     Settlement, error_text, recovery_group, validate_lease,

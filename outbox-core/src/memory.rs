@@ -14,9 +14,9 @@ use uuid::Uuid;
 use crate::lease::validate_lease;
 use crate::{
     Claim, ClaimRequest, Claimed, Context, DeadLetter, DeadLetterPage, DeadLetterQuery, Draft, Error,
-    ErrorKind, Headers, Lease, Limits, Listener, MAX_BATCH, Mark, Marked, Message, MessageId, Moved,
+    Enqueued, ErrorKind, Headers, Inspect, Lease, Limits, Listener, MAX_BATCH, Mark, Marked, Message, MessageId, Moved,
     Operations, Outcome, Processed, ProcessedStore, Readiness, Repository, Result, Settled, Settlement,
-    Stats, TopicStats, Transactions, Wakeup, error_text, recovery_group, validate_drafts,
+    Stats, TopicStats, Transactions, Wakeup, error_text, recovery_group, validate_drafts, validate_limit,
 };
 
 /// An outbox, its operations and an inbox record in memory: the reference that every other backend is
@@ -149,6 +149,14 @@ impl Operations for MemoryRepository {
 
     async fn check(&self) -> Result<()> {
         Ok(())
+    }
+}
+
+impl Inspect for MemoryRepository {
+    async fn enqueued(&self, cx: &Context, limit: usize) -> Result<Vec<Enqueued>> {
+        validate_limit(limit)?;
+        let transaction = cx.has_transaction().then(|| self.transaction(cx)).transpose()?;
+        Ok(self.shared.with(|store| store.enqueued(transaction.map(|transaction| transaction.id), limit)))
     }
 }
 
@@ -427,6 +435,14 @@ impl Row {
 
     fn is_claimed(&self, now: Moment) -> bool {
         self.lease.is_some() && !self.is_expired(now)
+    }
+
+    fn enqueued(&self, clock: &Clock) -> Enqueued {
+        let delay = match self.state {
+            State::Parked { due_at } => due_at.saturating_sub(self.created_at),
+            State::Ready | State::Dead { .. } => Duration::ZERO,
+        };
+        Enqueued { message: self.message(clock), delay }
     }
 
     /// When this row will be claimable, if it is waiting for a time.
@@ -767,6 +783,15 @@ impl Store {
             count(topics.entry(row.topic.clone()).or_default(), row, now);
         }
         Stats::new(topics)
+    }
+
+    /// The waiting rows of the table, then those of an open transaction.
+    fn enqueued(&self, transaction: Option<u64>, limit: usize) -> Vec<Enqueued> {
+        let own = transaction.and_then(|id| self.open.get(&id)).map_or(&[][..], |open| &open.rows);
+        let waiting = self.rows.values().filter(|row| !row.is_dead()).chain(own);
+        let mut last: Vec<_> = waiting.rev().take(limit).map(|row| row.enqueued(&self.clock)).collect();
+        last.reverse();
+        last
     }
 
     fn dead_letters(&self, query: &DeadLetterQuery) -> DeadLetterPage {

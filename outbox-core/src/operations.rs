@@ -126,11 +126,7 @@ impl DeadLetterQuery {
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput).
     pub fn validate(&self) -> Result<()> {
-        if !(1..=crate::MAX_BATCH).contains(&self.limit) {
-            let reason = format!("{}, must be 1 to {}", self.limit, crate::MAX_BATCH);
-            return Err(crate::Error::invalid("limit", reason));
-        }
-        Ok(())
+        crate::inspect::validate_limit(self.limit)
     }
 }
 

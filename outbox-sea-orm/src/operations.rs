@@ -1,14 +1,16 @@
 use std::collections::HashSet;
 
 use outbox_core::{
-    DeadLetter, DeadLetterPage, DeadLetterQuery, MessageId, Moved, Operations, Result, Stats, TopicStats,
+    Context, DeadLetter, DeadLetterPage, DeadLetterQuery, Enqueued, Inspect, MessageId, Moved, Operations, Result,
+    Stats, TopicStats, validate_limit,
 };
 use sea_orm::QueryResult;
 use sea_orm::sea_query::Values;
 
+use crate::context::SeaOrmContext;
 use crate::dialect::Dialect;
 use crate::repository::OutboxTable;
-use crate::row::{column, dead_message, from_duration, ids, time};
+use crate::row::{column, readable, from_duration, ids, time};
 use crate::sql::Kind;
 
 /// SQLite takes 32,766 parameters.
@@ -46,6 +48,23 @@ impl Operations for OutboxTable {
 
     async fn check(&self) -> Result<()> {
         crate::schema::check(&self.db, self.table()?.dialect, Kind::Outbox, &self.name).await
+    }
+}
+
+impl Inspect for OutboxTable {
+    async fn enqueued(&self, cx: &Context, limit: usize) -> Result<Vec<Enqueued>> {
+        validate_limit(limit)?;
+        let sql = &self.table()?.sql.enqueued;
+        let values = Values(vec![(limit as i64).into()]);
+        let rows = if cx.has_transaction() {
+            let connection = cx.connection()?;
+            self.require_same_backend(connection)?;
+            self.query("list enqueued", connection, sql, values).await?
+        } else {
+            self.query("list enqueued", &self.db, sql, values).await?
+        };
+        let dialect = self.table()?.dialect;
+        rows.iter().rev().map(|row| enqueued(dialect, row)).collect()
     }
 }
 
@@ -90,9 +109,13 @@ fn topic_stats(dialect: Dialect, row: &QueryResult) -> Result<(String, TopicStat
     Ok((column(row, 0)?, stats))
 }
 
+fn enqueued(dialect: Dialect, row: &QueryResult) -> Result<Enqueued> {
+    Ok(Enqueued { message: readable(dialect, row), delay: from_duration(dialect, column(row, 9)?) })
+}
+
 fn dead_letter(dialect: Dialect, row: &QueryResult) -> Result<DeadLetter> {
     Ok(DeadLetter {
-        message: dead_message(dialect, row),
+        message: readable(dialect, row),
         error: column(row, 9)?,
         dead_at: time(dialect, row, 10).unwrap_or_default(),
     })

@@ -152,7 +152,7 @@ impl OutboxTable {
         self.shared_pool
     }
 
-    fn require_same_backend(&self, connection: &impl ConnectionTrait) -> Result<()> {
+    pub(crate) fn require_same_backend(&self, connection: &impl ConnectionTrait) -> Result<()> {
         if connection.get_database_backend() == self.db.get_database_backend() {
             return Ok(());
         }

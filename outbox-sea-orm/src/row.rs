@@ -120,8 +120,8 @@ fn message(dialect: Dialect, row: &QueryResult) -> Result<Message> {
     })
 }
 
-/// A dead letter, whatever is wrong with it.
-pub(crate) fn dead_message(dialect: Dialect, row: &QueryResult) -> Message {
+/// What can be read of a message, whatever is wrong with it.
+pub(crate) fn readable(dialect: Dialect, row: &QueryResult) -> Message {
     message(dialect, row).unwrap_or_else(|_| Message {
         id: column(row, 1).unwrap_or_default(),
         topic: column(row, 2).unwrap_or_default(),

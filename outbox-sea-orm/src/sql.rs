@@ -40,7 +40,7 @@ macro_rules! statements {
 statements! {
     /// The statements of an outbox table.
     OutboxSql of "outbox" in (postgres, sqlite) {
-        bury, claim, dead_letters, discard, enqueue, extend, look, ping, promote, recover, redrive, settle, settle_done,
+        bury, claim, dead_letters, discard, enqueue, enqueued, extend, look, ping, promote, recover, redrive, settle, settle_done,
         stats,
     }
 }

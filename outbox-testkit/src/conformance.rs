@@ -64,7 +64,8 @@ impl<H> fmt::Debug for Case<H> {
 ///
 /// * `repository` needs [`Harness`](crate::Harness),
 /// * `operations` needs [`OperationsHarness`](crate::OperationsHarness) as well,
-/// * `processed` needs [`ProcessedHarness`](crate::ProcessedHarness) as well.
+/// * `processed` needs [`ProcessedHarness`](crate::ProcessedHarness) as well,
+/// * `inspect` needs a repository that is [`Inspect`](outbox_core::Inspect).
 ///
 /// The tests stand in modules beside the macro (`recovery::expired_lease_is_reclaimed`), so use it once in a
 /// module. Each test makes a tokio runtime of its own; the crate that uses the macro needs none.
@@ -293,6 +294,20 @@ macro_rules! __cases {
                 discarded_message_is_gone
                 id_of_a_dead_letter_is_taken
                 many_dead_letters_move_in_one_call;
+        }
+    };
+    (inspect => $callback:ident, $harness:ty) => {
+        $crate::$callback! { $harness,
+            inspect:
+                waiting_messages_come_in_the_order_of_enqueueing
+                delay_is_shown
+                claimed_and_retried_messages_wait_still
+                finished_messages_do_not_wait
+                transaction_sees_its_own_messages
+                last_messages_are_shown
+                listing_claims_nothing
+                impossible_limit_is_refused
+                foreign_transaction_is_refused;
         }
     };
     (processed => $callback:ident, $harness:ty) => {

@@ -5,7 +5,7 @@ use std::future::{Future, ready};
 use std::io::{Write, stderr};
 use std::time::Duration;
 
-use outbox_core::{MessageId, Operations, ProcessedStore, Repository, Transactions, Wakeup};
+use outbox_core::{Inspect, MessageId, Operations, ProcessedStore, Repository, Transactions, Wakeup};
 
 use crate::server;
 
@@ -92,6 +92,11 @@ pub trait OperationsHarness: Harness {
     /// The operations on the table of [`Harness::repository`].
     fn operations(&self) -> &Self::Operations;
 }
+
+/// A harness whose repository also shows what is enqueued; every one that can is.
+pub trait InspectHarness: Harness<Repository: Inspect> {}
+
+impl<H: Harness<Repository: Inspect>> InspectHarness for H {}
 
 /// A harness whose backend also has a [`ProcessedStore`] that works in the repository's transactions.
 pub trait ProcessedHarness: Harness {

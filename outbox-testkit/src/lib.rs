@@ -1,4 +1,21 @@
-//! Conformance suite, fault injection and test servers for outbox backends.
+//! Test helpers for services that have an outbox, and all that a backend is tested with.
+//!
+//! # Testing a service
+//! No feature is needed, and no crate beside the contract's:
+//!
+//! * [`assert_enqueued!`] and [`refute_enqueued!`] compare topic, key, payload, headers and delay with what is enqueued.
+//! * [`Rehearsal`]: a transaction that is always rolled back and yet shows what was enqueued in it.
+//! * [`drain`] runs a handler over what is due, without sleeping; [`Recorder`] remembers what a handler was given.
+//! * [`MemoryRepository`](outbox_core::MemoryRepository), the reference, whose clock the test moves.
+//!
+//! ```toml
+//! [dev-dependencies]
+//! outbox-testkit = "0.1"
+//! ```
+//! A small service and its tests, on SeaORM and in memory: `examples/testing.rs`, compiled and run with the others.
+//!
+//! # Testing a backend
+//! With the feature `conformance` (`containers` as well, for servers in containers):
 //!
 //! * [`conformance!`] makes a named test of every rule that a backend must keep; a [`Harness`] of some thirty lines
 //!   says how to make an empty table and how to let time pass. The [`mod@cases`] can also be called by hand.
@@ -10,7 +27,6 @@
 //!
 //! It depends on the contract (`outbox-core`) and on no database.
 //!
-//! # Testing a backend
 //! ```ignore
 //! struct MyBackend { repository: MyRepository, /* connection, schema, … */ }
 //!
@@ -25,7 +41,8 @@
 //!     outbox_testkit::model::<MyBackend>(16, 50);
 //! }
 //! ```
-//! A backend that has only a [`Repository`](outbox_core::Repository) says `conformance!(MyBackend: repository)`.
+//! A backend that has only a [`Repository`](outbox_core::Repository) says `conformance!(MyBackend: repository)`; one that
+//! has [`Inspect`](outbox_core::Inspect) adds `inspect`.
 //!
 //! # What the environment says
 //! | variable | |
@@ -42,16 +59,34 @@
 #![doc = include_str!("../tests/it/toy.rs")]
 //! ```
 
+#[cfg(feature = "conformance")]
 pub mod cases;
+#[cfg(feature = "conformance")]
 mod conformance;
+mod delivery;
+mod expected;
+#[cfg(feature = "conformance")]
 pub mod faulty;
+#[cfg(feature = "conformance")]
 mod harness;
+#[cfg(feature = "conformance")]
 pub mod history;
+#[cfg(feature = "conformance")]
 mod model;
+#[cfg(feature = "conformance")]
 pub mod proxy;
+#[cfg(feature = "conformance")]
 mod random;
+mod rehearsal;
+#[cfg(feature = "conformance")]
 pub mod server;
 
+#[cfg(feature = "conformance")]
 pub use conformance::Case;
-pub use harness::{Capabilities, Corruption, Harness, OperationsHarness, ProcessedHarness, Skip};
+pub use delivery::{Accepting, Delivery, Failure, Recorder, drain};
+pub use expected::Expected;
+#[cfg(feature = "conformance")]
+pub use harness::{Capabilities, Corruption, Harness, InspectHarness, OperationsHarness, ProcessedHarness, Skip};
+#[cfg(feature = "conformance")]
 pub use model::{find_difference, model};
+pub use rehearsal::Rehearsal;

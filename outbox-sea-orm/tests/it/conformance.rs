@@ -3,7 +3,7 @@
 mod postgres {
     use crate::harness::Postgres;
 
-    outbox_testkit::conformance!(Postgres: repository, operations, processed);
+    outbox_testkit::conformance!(Postgres: repository, operations, processed, inspect);
 
     #[test]
     fn random_sequences_agree_with_the_reference() {
@@ -14,7 +14,7 @@ mod postgres {
 mod sqlite {
     use crate::harness::Sqlite;
 
-    outbox_testkit::conformance!(Sqlite: repository, operations, processed);
+    outbox_testkit::conformance!(Sqlite: repository, operations, processed, inspect);
 
     #[test]
     fn random_sequences_agree_with_the_reference() {

@@ -7,6 +7,7 @@ pub mod claimer;
 pub mod enqueue;
 pub mod extend;
 pub mod input;
+pub mod inspect;
 pub mod operations;
 pub mod processed;
 pub mod recovery;

@@ -44,12 +44,12 @@ impl ProcessedHarness for Memory {
     }
 }
 
-conformance!(Memory: repository, operations, processed);
+conformance!(Memory: repository, operations, processed, inspect);
 
 #[test]
 fn every_case_is_listed_once() {
     let mut names: Vec<_> =
-        cases!(Memory: repository, operations, processed).iter().map(|case| case.name()).collect();
+        cases!(Memory: repository, operations, processed, inspect).iter().map(|case| case.name()).collect();
     let n = names.len();
     names.sort_unstable();
     names.dedup();

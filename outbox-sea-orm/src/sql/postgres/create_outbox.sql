@@ -35,8 +35,9 @@ COMMENT ON TABLE "outbox" IS 'outbox schema version 1';
 
 -- The wake-up, a hint that can be left out: notify only while a dispatcher sleeps, which it shows by holding
 -- the guard. A NOTIFY in every transaction would serialise the producers' commits. Rows that become claimable again
--- draw a new seq; a claim and an acknowledgement write none and do not fire it.
-CREATE FUNCTION "outbox_notify"() RETURNS trigger LANGUAGE plpgsql AS $$
+-- draw a new seq; a claim and an acknowledgement write none and do not fire it. The function outlives a table that is
+-- dropped by hand; its table's successor takes it over.
+CREATE OR REPLACE FUNCTION "outbox_notify"() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
   guard constant bigint := pg_catalog.hashtextextended('outbox ' || TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME, 0);
 BEGIN
