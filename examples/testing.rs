@@ -80,7 +80,13 @@ async fn an_order_and_its_messages_belong_together() -> Result<(), AnyError> {
 
     let order = shop.place(cx, "lamp").await?;
     let event = json!({ "item": "lamp" }); // what the payload has at least
-    assert_enqueued!(rehearsal, topic = "order.placed", key = order, json = event, header = ("tenant", "acme"));
+    assert_enqueued!(
+        rehearsal,
+        topic = "order.placed",
+        key = order,
+        json = event,
+        header = ("tenant", "acme")
+    );
     assert_enqueued!(rehearsal, topic = "payment.reminder", key = order, delay = DAY);
     refute_enqueued!(rehearsal, topic = "order.shipped");
     assert_eq!(orders::Entity::find().count(cx.connection()?).await?, 1);

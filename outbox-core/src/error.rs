@@ -30,11 +30,13 @@ pub enum ErrorKind {
     Timeout,
     /// The database cannot be reached at the moment.
     Unavailable,
-    /// The server is read-only, for example a standby after a failover.
+    /// The server is read-only, for example a standby after a failover. Retryable: the same call may reach the new
+    /// primary.
     ReadOnly,
     /// An argument is out of its bounds; the text names the field. No statement was sent.
     InvalidInput,
-    /// The database role lacks a privilege.
+    /// The database role lacks a privilege, a row-level policy refuses the row, the login failed, or the file may not
+    /// be written. Not retryable. Which role needs what: `grants.sql`.
     PermissionDenied,
     /// A table, column or version is missing; the text says what to do.
     Schema,

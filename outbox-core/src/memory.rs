@@ -13,10 +13,11 @@ use uuid::Uuid;
 
 use crate::lease::validate_lease;
 use crate::{
-    Claim, ClaimRequest, Claimed, Context, DeadLetter, DeadLetterPage, DeadLetterQuery, Draft, Error,
-    Enqueued, ErrorKind, Headers, Inspect, Lease, Limits, Listener, MAX_BATCH, Mark, Marked, Message, MessageId, Moved,
-    Operations, Outcome, Processed, ProcessedStore, Readiness, Repository, Result, Settled, Settlement,
-    Stats, TopicStats, Transactions, Wakeup, error_text, recovery_group, validate_drafts, validate_limit,
+    Claim, ClaimRequest, Claimed, Context, DeadLetter, DeadLetterPage, DeadLetterQuery, Draft, Enqueued,
+    Error, ErrorKind, Headers, Inspect, Lease, Limits, Listener, MAX_BATCH, Mark, Marked, Message, MessageId,
+    Moved, Operations, Outcome, Processed, ProcessedStore, Readiness, Repository, Result, Settled,
+    Settlement, Stats, TopicStats, Transactions, Wakeup, error_text, recovery_group, validate_drafts,
+    validate_limit,
 };
 
 /// An outbox, its operations and an inbox record in memory: the reference that every other backend is

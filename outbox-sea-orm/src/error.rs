@@ -113,9 +113,10 @@ fn kind_of_code(code: &str) -> ErrorKind {
     }
 }
 
-/// The low byte is the primary result code.
+/// The low byte is the primary result code. A file that may not be written (8, 1544) stays so.
 fn kind_of_sqlite_code(code: u32) -> ErrorKind {
     match code & 0xff {
+        8 if matches!(code, 8 | 1544) => ErrorKind::PermissionDenied,
         5 | 6 => ErrorKind::Contention,
         8 => ErrorKind::ReadOnly,
         13 => ErrorKind::StorageFull,
@@ -138,9 +139,11 @@ mod tests {
             ("08006", ErrorKind::Unavailable),
             ("25006", ErrorKind::ReadOnly),
             ("42P01", ErrorKind::Schema),
+            ("42501", ErrorKind::PermissionDenied),
             ("22012", ErrorKind::Other),
             ("5", ErrorKind::Contention),
             ("517", ErrorKind::Contention),
+            ("8", ErrorKind::PermissionDenied),
             ("1032", ErrorKind::ReadOnly),
             ("2067", ErrorKind::Other),
         ] {

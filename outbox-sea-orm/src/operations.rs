@@ -1,8 +1,8 @@
 use std::collections::HashSet;
 
 use outbox_core::{
-    Context, DeadLetter, DeadLetterPage, DeadLetterQuery, Enqueued, Inspect, MessageId, Moved, Operations, Result,
-    Stats, TopicStats, validate_limit,
+    Context, DeadLetter, DeadLetterPage, DeadLetterQuery, Enqueued, Inspect, MessageId, Moved, Operations,
+    Result, Stats, TopicStats, validate_limit,
 };
 use sea_orm::QueryResult;
 use sea_orm::sea_query::Values;
@@ -10,7 +10,7 @@ use sea_orm::sea_query::Values;
 use crate::context::SeaOrmContext;
 use crate::dialect::Dialect;
 use crate::repository::OutboxTable;
-use crate::row::{column, readable, from_duration, ids, time};
+use crate::row::{column, from_duration, ids, readable, time};
 use crate::sql::Kind;
 
 /// SQLite takes 32,766 parameters.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use outbox_core::{
-    ClaimRequest, Claimed, Context, Handler, HandlerError, HandlerErrorKind, HandlerResult, Message,
-    Outcome, Repository, Result, Settlement,
+    ClaimRequest, Claimed, Context, Handler, HandlerError, HandlerErrorKind, HandlerResult, Message, Outcome,
+    Repository, Result, Settlement,
 };
 
 /// Long enough that nobody else claims what a test is handling.
@@ -85,7 +85,8 @@ pub async fn drain(outbox: &impl Repository, handler: &impl Handler) -> Result<V
             settle(outbox, [Settlement::new(claimed.lease, outcome.clone())]).await?;
             deliveries.push(delivery);
             if outcome == Outcome::Release {
-                settle(outbox, waiting.map(|claimed| Settlement::new(claimed.lease, Outcome::Release))).await?;
+                settle(outbox, waiting.map(|claimed| Settlement::new(claimed.lease, Outcome::Release)))
+                    .await?;
                 return Ok(deliveries);
             }
         }
@@ -215,7 +216,8 @@ mod tests {
     use super::*;
 
     async fn enqueue(outbox: &MemoryRepository, drafts: Vec<Draft>) {
-        let stored: Result<_> = Transactor::over(outbox).run(async |cx| outbox.enqueue(cx, drafts).await).await;
+        let stored: Result<_> =
+            Transactor::over(outbox).run(async |cx| outbox.enqueue(cx, drafts).await).await;
         stored.expect("enqueue");
     }
 

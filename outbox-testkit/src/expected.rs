@@ -187,7 +187,8 @@ impl Expected {
         if all.is_empty() {
             return format!("no message is enqueued, but expected was one with{self}");
         }
-        let is_other_topic = |one: &Enqueued| self.topic.as_ref().is_some_and(|topic| *topic != one.message.topic);
+        let is_other_topic =
+            |one: &Enqueued| self.topic.as_ref().is_some_and(|topic| *topic != one.message.topic);
         let mut ranked: Vec<_> = all.iter().map(|one| (one, self.differences(one))).collect();
         ranked.sort_by_key(|(one, differences)| (is_other_topic(one), differences.len()));
         let mut text = format!("none of {} enqueued messages matches{self}\nthe closest first:", all.len());
@@ -305,7 +306,8 @@ mod tests {
     async fn enqueued(drafts: impl Into<Vec<Draft>>) -> MemoryRepository {
         let outbox = MemoryRepository::new();
         let drafts = drafts.into();
-        let stored: Result<_> = Transactor::over(&outbox).run(async |cx| outbox.enqueue(cx, drafts).await).await;
+        let stored: Result<_> =
+            Transactor::over(&outbox).run(async |cx| outbox.enqueue(cx, drafts).await).await;
         stored.expect("enqueue");
         outbox
     }
@@ -317,7 +319,8 @@ mod tests {
 
     #[tokio::test]
     async fn every_field_is_compared() {
-        let outbox = enqueued([placed(7).header("tenant", "acme").delay(HOUR), Draft::new("raw", [0xff])]).await;
+        let outbox =
+            enqueued([placed(7).header("tenant", "acme").delay(HOUR), Draft::new("raw", vec![0xff])]).await;
         let lines = json!({ "lines": [{ "item": "lamp" }] });
         let found = assert_enqueued!(
             outbox,
@@ -328,7 +331,7 @@ mod tests {
             delay = HOUR,
         );
         assert_eq!(found.len(), 1);
-        assert_enqueued!(outbox, topic = "raw", payload = [0xff], delay = Duration::ZERO);
+        assert_enqueued!(outbox, topic = "raw", payload = [0xff_u8], delay = Duration::ZERO);
         assert_eq!(assert_enqueued!(outbox).len(), 2);
 
         refute_enqueued!(outbox, topic = "order");
@@ -347,7 +350,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_shows_the_closest_message_first() {
-        let outbox = enqueued([Draft::new("order.cancelled", "").key(7), placed(8).header("tenant", "acme")]).await;
+        let outbox =
+            enqueued([Draft::new("order.cancelled", "").key(7), placed(8).header("tenant", "acme")]).await;
         let expected = Expected::new().topic("order.placed").key(7).header(("tenant", "other")).delay(HOUR);
         let json = json!({ "order": 7, "lines": [{ "n": 3 }], "cents": 5 });
         let text = expected.json(json).find(&outbox).await.expect_err("differs");
@@ -382,7 +386,7 @@ mod tests {
     async fn an_empty_table_and_a_long_one_are_described() {
         let none = Expected::new().topic("a").find(&enqueued([]).await).await.expect_err("none");
         assert_eq!(none, "no message is enqueued, but expected was one with\n    topic    \"a\"");
-        let many = enqueued((0..12).map(|order| placed(order)).collect::<Vec<_>>()).await;
+        let many = enqueued((0..12).map(placed).collect::<Vec<_>>()).await;
         let text = Expected::new().topic("a").find(&many).await.expect_err("none");
         assert!(text.ends_with("\n  and 2 more"), "{text}");
     }
@@ -390,7 +394,10 @@ mod tests {
     #[tokio::test]
     async fn a_refuted_message_is_shown() {
         let text = Expected::new().key(7).refute(&enqueued(placed(7)).await).await.expect_err("there is one");
-        assert!(text.starts_with("1 enqueued messages match\n    key      \"7\"\nand should not be there:"), "{text}");
+        assert!(
+            text.starts_with("1 enqueued messages match\n    key      \"7\"\nand should not be there:"),
+            "{text}"
+        );
         assert!(text.contains("\"order.placed\", key \"7\"\n    payload  {\"lines\":"), "{text}");
     }
 

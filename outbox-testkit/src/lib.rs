@@ -86,7 +86,9 @@ pub use conformance::Case;
 pub use delivery::{Accepting, Delivery, Failure, Recorder, drain};
 pub use expected::Expected;
 #[cfg(feature = "conformance")]
-pub use harness::{Capabilities, Corruption, Harness, InspectHarness, OperationsHarness, ProcessedHarness, Skip};
+pub use harness::{
+    Capabilities, Corruption, Harness, InspectHarness, OperationsHarness, ProcessedHarness, Skip,
+};
 #[cfg(feature = "conformance")]
 pub use model::{find_difference, model};
 pub use rehearsal::Rehearsal;

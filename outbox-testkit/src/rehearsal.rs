@@ -86,7 +86,7 @@ impl<B> fmt::Debug for Rehearsal<B> {
 
 #[cfg(test)]
 mod tests {
-    use outbox_core::{Draft, MemoryRepository, Repository, Transactor};
+    use outbox_core::{Draft, MemoryRepository, Repository};
 
     use super::*;
     use crate::{assert_enqueued, refute_enqueued};
@@ -98,9 +98,9 @@ mod tests {
     #[tokio::test]
     async fn it_shows_its_own_messages_only_and_leaves_nothing() {
         let outbox = MemoryRepository::new();
-        let before: Result<_> =
-            Transactor::over(&outbox).run(async |cx| Ok(enqueue(&outbox, cx, "before").await)).await;
-        before.expect("commit");
+        let cx = outbox.begin().await.expect("begin");
+        enqueue(&outbox, &cx, "before").await;
+        outbox.commit(cx).await.expect("commit");
         let rehearsal = Rehearsal::begin(&outbox).await.expect("begin");
         refute_enqueued!(rehearsal);
         enqueue(&outbox, rehearsal.context(), "own").await;

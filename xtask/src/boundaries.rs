@@ -41,7 +41,9 @@ fn check_one(package: &str, features: &[&str], families: &[&[&str]]) -> Outcome 
     let names = || tree.lines().filter_map(|line| line.split(' ').next());
     if let Some(name) = names().find(|name| is_in(name, families)) {
         let features = features.join(" ");
-        return Err(format!("{package} depends on {name}; see: cargo tree {features} -p {package} -i {name}"));
+        return Err(format!(
+            "{package} depends on {name}; see: cargo tree {features} -p {package} -i {name}"
+        ));
     }
     println!("{package}: nothing forbidden in {} lines", names().count());
     Ok(())

@@ -35,7 +35,7 @@ impl Tables {
             .expect("shift the inbox");
     }
 
-    async fn execute(&self, sql: &str) -> Result<u64, sea_orm::DbErr> {
+    pub(crate) async fn execute(&self, sql: &str) -> Result<u64, sea_orm::DbErr> {
         let result = self.db.execute_unprepared(sql).await;
         result.map(|result| result.rows_affected())
     }
@@ -51,6 +51,16 @@ impl Tables {
 pub(crate) struct Postgres {
     pub(crate) tables: Tables,
     schema: String,
+}
+
+impl Postgres {
+    pub(crate) fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    pub(crate) fn name(&self, table: &str) -> TableName {
+        TableName::parse(&format!("{}.{table}", self.schema)).expect("name")
+    }
 }
 
 impl Harness for Postgres {

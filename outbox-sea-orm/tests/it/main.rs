@@ -5,6 +5,7 @@ mod faults;
 mod harness;
 mod input;
 mod plans;
+mod roles;
 mod schema;
 mod secrets;
 mod support;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use outbox_core::{Context, Enqueued, ErrorKind, Inspect, MemoryRepository, MessageId, Outcome, Transactions};
+use outbox_core::{
+    Context, Enqueued, ErrorKind, Inspect, MemoryRepository, MessageId, Outcome, Transactions,
+};
 
 use super::steps::{HOUR, MINUTE, Steps, assert_invalid, dead, draft, drafts, kind, retry};
 use crate::InspectHarness;

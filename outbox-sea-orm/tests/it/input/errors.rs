@@ -91,13 +91,14 @@ async fn a_read_only_server_is_named(site: &Site) {
     assert_eq!(site.drain().await.len(), 1, "no attempt, no lease");
 }
 
-async fn a_read_only_file_is_named(site: &Site) {
+async fn a_read_only_file_is_a_missing_permission(site: &Site) {
     let path = site.file().display().to_string();
     let db =
         Database::connect(ConnectOptions::new(format!("sqlite://{path}?mode=ro"))).await.expect("connect");
     let outbox = OutboxTable::new(&db, site.name("outbox"));
     let error = failed(outbox.enqueue_autocommit([Draft::new("t", "")]).await);
-    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::ReadOnly, true), "{}", shown(&error));
+    let expected = (ErrorKind::PermissionDenied, false);
+    assert_eq!((error.kind(), error.is_retryable()), expected, "{}", shown(&error));
 }
 
 async fn a_transaction_that_had_failed_is_named(site: &Site) {
@@ -243,7 +244,7 @@ on_postgres! {
 on_sqlite! {
     a_missing_table_is_a_schema_error_with_advice,
     a_missing_column_is_a_schema_error_with_advice,
-    a_read_only_file_is_named,
+    a_read_only_file_is_a_missing_permission,
     a_pool_without_a_free_connection_is_a_timeout,
     a_file_that_another_writes_to_is_contention,
 }

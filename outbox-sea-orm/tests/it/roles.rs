@@ -1,0 +1,260 @@
+//! Least privilege: `grants.sql` is enough for every part, and for nothing else.
+
+mod forbidden;
+mod tenants;
+
+use std::time::Duration;
+
+use outbox_core::{
+    Claim, ClaimRequest, Context, DeadLetterPage, DeadLetterQuery, Draft, Lease, Mark, Marked, MessageId,
+    Moved, Operations, ProcessedStore, Repository, Result, Settled, Settlement, Stats, Transactions, Wakeup,
+};
+use outbox_sea_orm::{OutboxTable, ProcessedTable, TableListener};
+use outbox_testkit::{Capabilities, Corruption, Harness, OperationsHarness, ProcessedHarness, Skip};
+use sea_orm::{ConnectOptions, Database, DatabaseConnection};
+
+use crate::harness::Postgres;
+
+const GRANTS: &str = include_str!("../../../grants.sql");
+
+/// A schema of its own with the roles of `grants.sql`, and a pool for each role.
+pub(crate) struct Roles {
+    owner: Postgres,
+    by_role: ByRole,
+    roles: Vec<String>,
+}
+
+impl Roles {
+    async fn create() -> Result<Self, Skip> {
+        let owner = Postgres::start().await?;
+        let schema = owner.schema().to_owned();
+        let role = |name: &str| format!("{schema}_{name}");
+        let service = role("service");
+        owner.tables.execute(&grants(&schema)).await.expect("grants.sql");
+        // a service enqueues and consumes, in one transaction
+        let members = format!("CREATE ROLE {service} IN ROLE {}, {}", role("producer"), role("consumer"));
+        owner.tables.execute(&members).await.expect("the service's role");
+        let connect = async |name: &str| connect(&role(name)).await;
+        let by_role = ByRole {
+            service: Handles::of(&owner, connect("service").await),
+            dispatcher: Handles::of(&owner, connect("dispatcher").await),
+            admin: Handles::of(&owner, connect("admin").await),
+        };
+        let names = ["service", "producer", "dispatcher", "consumer", "admin"];
+        Ok(Self { owner, by_role, roles: names.into_iter().map(role).collect() })
+    }
+
+    /// Both tables as the role `name` of `grants.sql`.
+    async fn handles(&self, name: &str) -> Handles {
+        let db = connect(&format!("{}_{name}", self.owner.schema())).await;
+        Handles::of(&self.owner, db)
+    }
+}
+
+/// `grants.sql` with other names.
+fn grants(schema: &str) -> String {
+    let mut sql = GRANTS.replace("\"public\"", schema);
+    for table in ["outbox", "inbox", "outbox_seq_seq"] {
+        sql = sql.replace(&format!("\"{table}\""), &format!("{schema}.{table}"));
+    }
+    rename_roles(&sql, schema)
+}
+
+/// Puts the schema's name in the place of `outbox` in the names of the roles, which belong to the whole server.
+fn rename_roles(sql: &str, schema: &str) -> String {
+    ["producer", "dispatcher", "consumer", "admin"]
+        .into_iter()
+        .fold(sql.to_owned(), |sql, role| sql.replace(&format!("outbox_{role}"), &format!("{schema}_{role}")))
+}
+
+async fn connect(role: &str) -> DatabaseConnection {
+    let server = outbox_testkit::server::postgres().await.expect("it is there");
+    let mut options = ConnectOptions::new(server.url());
+    let role = role.to_owned();
+    options.max_connections(8).sqlx_logging(false).map_sqlx_postgres_opts(move |options| {
+        // a superuser in this role has the rights of the role
+        options.options([("role", &role)])
+    });
+    Database::connect(options).await.expect("connect")
+}
+
+/// The tables over one pool.
+#[derive(Clone)]
+struct Handles {
+    outbox: OutboxTable,
+    inbox: ProcessedTable,
+}
+
+impl Handles {
+    fn of(owner: &Postgres, db: DatabaseConnection) -> Self {
+        let name = |table| owner.name(table);
+        Self { outbox: OutboxTable::new(&db, name("outbox")), inbox: ProcessedTable::new(&db, name("inbox")) }
+    }
+}
+
+/// Each operation by the role that is there for it.
+#[derive(Clone)]
+pub(crate) struct ByRole {
+    service: Handles,
+    dispatcher: Handles,
+    admin: Handles,
+}
+
+impl Repository for ByRole {
+    async fn enqueue(&self, cx: &Context, drafts: Vec<Draft>) -> Result<Vec<MessageId>> {
+        self.service.outbox.enqueue(cx, drafts).await
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
+        self.dispatcher.outbox.claim(request).await
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
+        self.dispatcher.outbox.settle(settlements).await
+    }
+
+    async fn extend(&self, leases: Vec<Lease>, by: Duration) -> Result<Vec<Settled>> {
+        self.dispatcher.outbox.extend(leases, by).await
+    }
+}
+
+impl Transactions for ByRole {
+    async fn begin(&self) -> Result<Context> {
+        self.service.outbox.begin().await
+    }
+
+    async fn commit(&self, cx: Context) -> Result<()> {
+        self.service.outbox.commit(cx).await
+    }
+
+    async fn rollback(&self, cx: Context) -> Result<()> {
+        self.service.outbox.rollback(cx).await
+    }
+}
+
+impl Wakeup for ByRole {
+    type Listener = TableListener;
+
+    async fn listen(&self) -> Result<Option<TableListener>> {
+        self.dispatcher.outbox.listen().await
+    }
+}
+
+impl Operations for ByRole {
+    async fn stats(&self) -> Result<Stats> {
+        self.admin.outbox.stats().await
+    }
+
+    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<DeadLetterPage> {
+        self.admin.outbox.dead_letters(query).await
+    }
+
+    async fn redrive(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
+        self.admin.outbox.redrive(ids).await
+    }
+
+    async fn discard(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
+        self.admin.outbox.discard(ids).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.service.outbox.ping().await
+    }
+
+    async fn check(&self) -> Result<()> {
+        // whoever starts may ask whether its tables are there
+        self.service.outbox.check().await?;
+        self.service.inbox.check().await?;
+        self.admin.outbox.check().await
+    }
+}
+
+impl ProcessedStore for ByRole {
+    async fn is_processed(&self, group: &str, id: MessageId) -> Result<bool> {
+        self.service.inbox.is_processed(group, id).await
+    }
+
+    async fn mark_processed(&self, cx: &Context, mark: Mark) -> Result<Marked> {
+        self.service.inbox.mark_processed(cx, mark).await
+    }
+
+    async fn store_result(
+        &self,
+        cx: &Context,
+        group: &str,
+        id: MessageId,
+        result: serde_json::Value,
+    ) -> Result<()> {
+        self.service.inbox.store_result(cx, group, id, result).await
+    }
+
+    async fn purge_before(&self, group: &str, age: Duration, limit: usize) -> Result<u64> {
+        self.admin.inbox.purge_before(group, age, limit).await
+    }
+}
+
+impl Harness for Roles {
+    const NAME: &'static str = "postgres";
+    type Repository = ByRole;
+
+    async fn start() -> Result<Self, Skip> {
+        Self::create().await
+    }
+
+    fn repository(&self) -> &ByRole {
+        &self.by_role
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.owner.advance(by).await;
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.owner.capabilities()
+    }
+
+    async fn corrupt(&self, id: MessageId, corruption: Corruption) -> bool {
+        self.owner.corrupt(id, corruption).await
+    }
+
+    async fn finish(self) {
+        let Self { owner, roles, .. } = self;
+        for role in roles {
+            owner
+                .tables
+                .execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
+                .await
+                .expect("drop the role");
+        }
+        owner.finish().await;
+    }
+}
+
+impl OperationsHarness for Roles {
+    type Operations = ByRole;
+
+    fn operations(&self) -> &ByRole {
+        &self.by_role
+    }
+}
+
+impl ProcessedHarness for Roles {
+    type Processed = ByRole;
+
+    fn processed(&self) -> &ByRole {
+        &self.by_role
+    }
+}
+
+mod postgres {
+    use super::Roles;
+
+    outbox_testkit::conformance!(Roles: repository, operations, processed);
+}
+
+/// Runs a test with roles of its own, or skips it loudly.
+async fn run_with_roles(test: impl AsyncFnOnce(&Roles)) {
+    let Ok(roles) = Roles::start().await else { return };
+    test(&roles).await;
+    roles.finish().await;
+}

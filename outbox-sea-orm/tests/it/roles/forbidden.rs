@@ -1,0 +1,127 @@
+//! What a role is not there for comes back as a missing permission, and changes nothing.
+
+use std::time::Duration;
+
+use outbox_core::{
+    ClaimRequest, Context, DeadLetterQuery, Draft, Error, ErrorKind, Inspect, Lease, Mark, Operations,
+    Outcome, ProcessedStore, Repository, Result, Settlement, Transactions,
+};
+use uuid::Uuid;
+
+use super::{Handles, Roles, run_with_roles};
+
+const SECRET: &str = "S3CR3T-of-the-payload";
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Every call that there is, by its name.
+async fn everything(Handles { outbox, inbox }: &Handles) -> Vec<(&'static str, Result<()>)> {
+    let id = Uuid::now_v7();
+    let lease = Lease { id, token: Uuid::now_v7(), locator: 1 };
+    let done = || vec![Settlement::new(lease, Outcome::Done)];
+    let dead = || vec![Settlement::new(lease, Outcome::Dead { error: SECRET.into() })];
+    vec![
+        ("enqueue", outbox.enqueue_autocommit(Draft::new("t", SECRET)).await.map(drop)),
+        ("claim", outbox.claim(ClaimRequest::new(1, HOUR)).await.map(drop)),
+        ("settle", outbox.settle(done()).await.map(drop)),
+        ("settle a failure", outbox.settle(dead()).await.map(drop)),
+        ("extend", outbox.extend(vec![lease], HOUR).await.map(drop)),
+        ("inspect", outbox.enqueued(&Context::new(), 1).await.map(drop)),
+        ("stats", outbox.stats().await.map(drop)),
+        ("dead letters", outbox.dead_letters(DeadLetterQuery::new(1)).await.map(drop)),
+        ("redrive", outbox.redrive(vec![id]).await.map(drop)),
+        ("discard", outbox.discard(vec![id]).await.map(drop)),
+        ("is processed", inbox.is_processed("g", id).await.map(drop)),
+        (
+            "mark",
+            in_transaction(inbox, async |cx| inbox.mark_processed(cx, Mark::new("g", id)).await.map(drop))
+                .await,
+        ),
+        (
+            "store",
+            in_transaction(inbox, async |cx| inbox.store_result(cx, "g", id, SECRET.into()).await).await,
+        ),
+        ("purge", inbox.purge_before("g", HOUR, 1).await.map(drop)),
+    ]
+}
+
+async fn in_transaction(
+    inbox: &impl Transactions,
+    f: impl AsyncFnOnce(&Context) -> Result<()>,
+) -> Result<()> {
+    let cx = inbox.begin().await?;
+    let result = f(&cx).await;
+    inbox.rollback(cx).await?;
+    result
+}
+
+fn assert_denied(name: &str, error: &Error) {
+    assert_eq!(
+        (error.kind(), error.is_retryable()),
+        (ErrorKind::PermissionDenied, false),
+        "{name}: {error:?}"
+    );
+    assert!(!format!("{error} {error:?}").contains(SECRET), "{name}: {error:?}");
+}
+
+async fn check(roles: &Roles, role: &str, allowed: &[&str]) {
+    for (name, result) in everything(&roles.handles(role).await).await {
+        match result {
+            Err(error) if !allowed.contains(&name) => assert_denied(name, &error),
+            // there is no such message: an answer of the table, not of its guard
+            Err(error) => assert_ne!(error.kind(), ErrorKind::PermissionDenied, "{role}, {name}: {error:?}"),
+            Ok(()) => assert!(allowed.contains(&name), "{role} may {name}"),
+        }
+    }
+}
+
+async fn each_role_may_do_its_part_and_nothing_else(roles: &Roles) {
+    check(roles, "producer", &["enqueue"]).await;
+    let operations = ["inspect", "stats", "dead letters", "redrive", "discard"];
+    let hot = ["claim", "settle", "settle a failure", "extend"];
+    // a dispatcher could do by hand what an operator does: both move the same rows
+    check(roles, "dispatcher", &[&hot[..], &operations].concat()).await;
+    check(roles, "admin", &[&hot[..], &operations, &["is processed", "purge"]].concat()).await;
+    check(roles, "consumer", &["is processed", "mark", "store"]).await;
+}
+
+/// A producer cannot choose what the storage decides.
+async fn a_producer_forges_nothing(roles: &Roles) {
+    let producer = super::connect(&format!("{}_producer", roles.owner.schema())).await;
+    for column in ["seq", "attempts", "fence", "dead_at", "created_at", "last_error", "leased_until"] {
+        let sql = format!(
+            "INSERT INTO {}.outbox (id, topic, payload, {column}) VALUES (gen_random_uuid(), 't', '', DEFAULT)",
+            roles.owner.schema()
+        );
+        let error = sea_orm::ConnectionTrait::execute_unprepared(&producer, &sql).await.expect_err(column);
+        assert!(error.to_string().contains("permission denied"), "{column}: {error}");
+    }
+}
+
+async fn any_role_may_check_and_migrate_what_is_there(roles: &Roles) {
+    for role in ["producer", "dispatcher", "consumer", "admin"] {
+        let Handles { outbox, inbox } = roles.handles(role).await;
+        outbox.check().await.expect(role);
+        outbox.migrate().await.expect(role);
+        inbox.check().await.expect(role);
+        inbox.migrate().await.expect(role);
+    }
+}
+
+mod postgres {
+    use super::run_with_roles;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn each_role_may_do_its_part_and_nothing_else() {
+        run_with_roles(super::each_role_may_do_its_part_and_nothing_else).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_producer_forges_nothing() {
+        run_with_roles(super::a_producer_forges_nothing).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn any_role_may_check_and_migrate_what_is_there() {
+        run_with_roles(super::any_role_may_check_and_migrate_what_is_there).await;
+    }
+}
