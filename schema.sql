@@ -1,7 +1,7 @@
 -- The tables of the outbox and the inbox for PostgreSQL 13 and newer, to copy into your own migrations.
 --
--- It creates them in the first schema of the search path; `migrate()` and `ddl()` of OutboxTable and ProcessedTable
--- create the same ones under the names that you give them. To rename a table here, rename it wherever its name
+-- It creates them in the first schema of the search path, which must be there; `migrate()` and `ddl()` of OutboxTable and
+-- ProcessedTable create the same ones under the names that you give them. To rename a table here, rename it wherever its name
 -- stands in double quotes. Leave the comments on the tables: `check()` and `migrate()` read the version there.
 
 -- The outbox table. Version 1. Rename "outbox" as you like; the trigger and its function follow the table.

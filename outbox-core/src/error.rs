@@ -46,7 +46,7 @@ pub enum ErrorKind {
     Undecodable,
     /// This backend cannot do what was asked.
     Unsupported,
-    /// Anything else; see the source.
+    /// Anything else; see the text of the source (not its `Debug`, see [`Error`]).
     Other,
 }
 
@@ -80,7 +80,11 @@ impl ErrorKind {
 }
 
 /// The error of every operation of the contract: branch on [`kind`](Self::kind) and
-/// [`is_retryable`](Self::is_retryable). Its text never holds a payload, a header or a password.
+/// [`is_retryable`](Self::is_retryable). Its text and its `Debug` never hold a payload, a header or a password.
+///
+/// [`source`](StdError::source) is the driver's own error. Log it by its text (`{}`), never by its `Debug`
+/// (`{:?}`): that of a database driver may hold the server's DETAIL, which can repeat the row that failed. A
+/// reporter that walks the sources and prints each with `{}` is safe.
 pub struct Error(Box<Inner>);
 
 struct Inner {

@@ -8,6 +8,9 @@ use crate::sql::{Kind, create};
 /// The versioned steps of an outbox and an inbox table as migrations, to be listed among those of a service. Their
 /// names hold the tables' names and never change.
 ///
+/// They do not create the schema: on PostgreSQL let a step of your own before them say
+/// `CREATE SCHEMA IF NOT EXISTS orders`. ([`OutboxTable::migrate`](crate::OutboxTable::migrate) does it by itself.)
+///
 /// # Examples
 /// ```
 /// # use outbox_core::TableName;

@@ -26,7 +26,7 @@ impl ProcessedTable {
         Self { db: db.clone(), name }
     }
 
-    /// The DDL that creates this table on this database.
+    /// The DDL that creates this table on this database, in a schema that is there.
     ///
     /// # Errors
     /// [`Unsupported`](outbox_core::ErrorKind::Unsupported) for a database that this build does not know.

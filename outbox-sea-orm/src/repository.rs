@@ -107,13 +107,18 @@ impl OutboxTable {
     /// Stores messages without a transaction: they are committed even if what the caller does next fails. For
     /// messages that stand for nothing else in the database.
     ///
+    /// All or nothing up to 128 MiB of payloads on PostgreSQL and 1,000 drafts on SQLite. A larger call is several
+    /// statements, each committed by itself: one that fails leaves those before it stored. Use a transaction where
+    /// that matters.
+    ///
     /// # Errors
     /// Those of [`Repository::enqueue`].
     pub async fn enqueue_autocommit(&self, drafts: impl Into<Vec<Draft>>) -> Result<Vec<MessageId>> {
         crate::enqueue::enqueue(self, &self.db, drafts.into()).await
     }
 
-    /// The DDL that creates this table on this database.
+    /// The DDL that creates this table on this database, in a schema that is there: only
+    /// [`migrate`](Self::migrate) creates a missing one.
     ///
     /// # Errors
     /// [`Unsupported`](outbox_core::ErrorKind::Unsupported) for a database that this build does not know.
@@ -121,8 +126,8 @@ impl OutboxTable {
         Ok(crate::sql::create(Kind::Outbox, self.table()?.dialect, &self.name))
     }
 
-    /// Creates the table, or upgrades it, or finds with one read of the catalog that there is nothing to do. Safe
-    /// to call from several processes at once.
+    /// Creates the table and, on PostgreSQL, the schema where it is missing; or upgrades the table, or finds with
+    /// one read of the catalog that there is nothing to do. Safe to call from several processes at once.
     ///
     /// # Errors
     /// [`Schema`](outbox_core::ErrorKind::Schema) when a table of that name is there and is not ours, or is of a

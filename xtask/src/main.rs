@@ -5,6 +5,8 @@ mod budget;
 mod cargo;
 mod check;
 mod container;
+#[cfg(test)]
+mod docs;
 mod examples;
 mod report;
 mod test;

@@ -253,6 +253,32 @@ async fn migrations_go_down_and_up_again(db: &DatabaseConnection) {
     }
 }
 
+/// The trigger's function outlives its table.
+async fn a_table_dropped_by_hand_can_be_created_again(db: &DatabaseConnection) {
+    for names in NAMES {
+        let pair = Pair::new(db, names);
+        pair.migrate().await.expect("migrate");
+        let first = pair.catalog().await;
+        for name in &pair.names {
+            let (schema, table) = (name.schema().unwrap_or("public"), name.table());
+            db.execute_unprepared(&format!("DROP TABLE \"{schema}\".\"{table}\"")).await.expect("drop");
+        }
+        pair.migrate().await.expect("migrate again");
+        assert_eq!(pair.catalog().await, first);
+    }
+}
+
+/// Without the schema they say which one is missing.
+async fn only_migrate_creates_the_schema(db: &DatabaseConnection) {
+    let pair = Pair::new(db, ("absent.outbox", "absent.inbox"));
+    let error = db.execute_unprepared(&pair.outbox.ddl().expect("ddl")).await.expect_err("no schema");
+    assert!(error.to_string().contains("schema \"absent\" does not exist"), "{error}");
+    let error = Migrator(pair.names.clone()).up(db, None).await.expect_err("no schema");
+    assert!(error.to_string().contains("schema \"absent\" does not exist"), "{error}");
+    pair.migrate().await.expect("migrate");
+    pair.outbox.check().await.expect("check");
+}
+
 async fn migrate_twice_changes_nothing(db: &DatabaseConnection) {
     for names in NAMES {
         let pair = Pair::new(db, names);
@@ -299,6 +325,16 @@ mod postgres {
     #[tokio::test]
     async fn migrations_go_down_and_up_again() {
         run_in_own_database(super::migrations_go_down_and_up_again).await;
+    }
+
+    #[tokio::test]
+    async fn a_table_dropped_by_hand_can_be_created_again() {
+        run_in_own_database(super::a_table_dropped_by_hand_can_be_created_again).await;
+    }
+
+    #[tokio::test]
+    async fn only_migrate_creates_the_schema() {
+        run_in_own_database(super::only_migrate_creates_the_schema).await;
     }
 
     #[tokio::test]

@@ -252,6 +252,24 @@ async fn enqueue_in_shares_the_fate_of_the_callers_transaction(site: &Site) {
     }
 }
 
+/// As documented: above 1,000 drafts it is several statements, and nobody rolls back those before the one that fails.
+async fn a_large_autocommit_is_stored_in_parts(site: &Site) {
+    let outbox = site.sql_name("outbox");
+    site.execute(&format!(
+        "CREATE TRIGGER refuse BEFORE INSERT ON {outbox} WHEN NEW.topic = 'refused' BEGIN SELECT RAISE(ABORT, 'no'); END"
+    ))
+    .await;
+    let drafts = |n, last| {
+        let mut drafts: Vec<_> = (1..n).map(|_| Draft::new("t", "")).collect();
+        drafts.push(Draft::new(last, ""));
+        drafts
+    };
+    site.outbox.enqueue_autocommit(drafts(1_000, "refused")).await.expect_err("refused");
+    assert_eq!(site.count("outbox").await, 0, "one statement");
+    site.outbox.enqueue_autocommit(drafts(1_001, "refused")).await.expect_err("refused");
+    assert_eq!(site.count("outbox").await, 1_000, "two statements");
+}
+
 on_postgres! {
     run_commits_on_ok,
     run_rolls_back_on_an_error,
@@ -272,6 +290,7 @@ on_postgres! {
 }
 
 on_sqlite! {
+    a_large_autocommit_is_stored_in_parts,
     run_commits_on_ok,
     run_rolls_back_on_an_error,
     run_rolls_back_on_a_panic,
