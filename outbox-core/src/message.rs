@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -58,18 +59,44 @@ pub struct Draft {
     pub headers: Headers,
     /// How long after the enqueue, by the database's clock, the message becomes due; at most [`MAX_DELAY`].
     pub delay: Duration,
+    origin: Origin,
 }
+
+/// Where the id of a draft comes from.
+struct Origin {
+    generated: MessageId,
+    is_cloned: AtomicBool,
+}
+
+/// Both drafts have the id from now on.
+impl Clone for Origin {
+    fn clone(&self) -> Self {
+        self.is_cloned.store(true, Relaxed);
+        Self { generated: self.generated, is_cloned: AtomicBool::new(true) }
+    }
+}
+
+/// Two drafts are the same if they say the same, wherever they come from.
+impl PartialEq for Origin {
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Origin {}
 
 impl Draft {
     /// A draft of opaque bytes.
     pub fn new(topic: impl Into<String>, payload: impl Into<Bytes>) -> Self {
+        let id = Uuid::now_v7();
         Self {
-            id: Uuid::now_v7(),
+            id,
             topic: topic.into(),
             key: None,
             payload: payload.into(),
             headers: Headers::new(),
             delay: Duration::ZERO,
+            origin: Origin { generated: id, is_cloned: AtomicBool::new(false) },
         }
     }
 
@@ -109,6 +136,12 @@ impl Draft {
     pub fn id(mut self, id: MessageId) -> Self {
         self.id = id;
         self
+    }
+
+    /// Whether nothing else can have been enqueued under this id: it was generated with the draft, which was
+    /// never cloned. Enqueueing consumes a draft, so a backend need not look for the id in its table.
+    pub fn is_first_use(&self) -> bool {
+        self.id == self.origin.generated && !self.origin.is_cloned.load(Relaxed)
     }
 
     /// Checks every bound of this draft.
@@ -250,11 +283,20 @@ pub(crate) fn validate_name(field: &str, value: &str) -> Result<()> {
         return Err(Error::invalid(field, "must not be empty"));
     }
     validate_length(field, value.len(), MAX_NAME_BYTES)?;
-    validate_nul(field, value)?;
-    if value.chars().any(char::is_control) {
-        return Err(Error::invalid(field, "contains a control character"));
+    validate_printable(field, value)
+}
+
+fn validate_printable(field: &str, value: &str) -> Result<()> {
+    // most texts are ASCII, and bytes are compared several at a time
+    let is_printable = match value.is_ascii() {
+        true => !value.bytes().any(|byte| byte.is_ascii_control()),
+        false => !value.chars().any(char::is_control),
+    };
+    if is_printable {
+        return Ok(());
     }
-    Ok(())
+    validate_nul(field, value)?;
+    Err(Error::invalid(field, "contains a control character"))
 }
 
 pub(crate) fn validate_delay(field: &str, delay: Duration) -> Result<()> {
@@ -286,10 +328,7 @@ fn validate_headers(headers: &Headers) -> Result<()> {
     validate_length("headers", total, MAX_HEADER_BYTES)?;
     for (name, value) in headers {
         validate_name("header name", name)?;
-        validate_nul("header value", value)?;
-        if value.chars().any(char::is_control) {
-            return Err(Error::invalid("header value", "contains a control character"));
-        }
+        validate_printable("header value", value)?;
     }
     Ok(())
 }
@@ -302,6 +341,19 @@ mod tests {
         let error = draft.validate(&Limits::default()).expect_err("must be refused");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         error.to_string()
+    }
+
+    #[test]
+    fn an_id_that_another_draft_may_have_is_no_first_use() {
+        let first = draft();
+        assert!(first.is_first_use());
+        let again = first.clone();
+        assert!(!first.is_first_use() && !again.is_first_use());
+        assert!(!draft().id(first.id).is_first_use());
+        let mut renamed = draft();
+        renamed.id = first.id;
+        assert!(!renamed.is_first_use());
+        assert_eq!(first, again);
     }
 
     #[test]

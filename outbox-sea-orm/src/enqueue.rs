@@ -1,9 +1,11 @@
+use std::time::Duration;
+
 use outbox_core::{Draft, Error, ErrorKind, MessageId, Result, validate_drafts};
 use sea_orm::sea_query::Values;
 use sea_orm::{ConnectionTrait, Value};
 
 use crate::dialect::Dialect;
-use crate::repository::OutboxTable;
+use crate::repository::{OutboxTable, Table};
 use crate::row::ToDatabase;
 
 /// The most rows and payload bytes in one statement: PostgreSQL takes 1 GiB, SQLite 32,766 parameters.
@@ -58,40 +60,78 @@ async fn insert(table: &OutboxTable, connection: &impl ConnectionTrait, drafts: 
     let inner = table.table()?;
     match inner.dialect {
         #[cfg(feature = "postgres")]
-        Dialect::Postgres => table.execute("enqueue", connection, &inner.sql.enqueue, columns(drafts)?).await,
+        Dialect::Postgres => {
+            let (sql, values) = postgres(inner, drafts)?;
+            table.execute("enqueue", connection, sql, values).await
+        }
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => {
             let sql = crate::sql::repeat_values(&inner.sql.enqueue, drafts.len());
-            table.execute("enqueue", connection, &sql, rows(drafts)?).await
+            let values = drafts.into_iter().map(sqlite_row).collect::<Result<Vec<_>>>()?;
+            table.execute("enqueue", connection, &sql, Values(values.into_iter().flatten().collect())).await
         }
     }
 }
 
-/// One array a column. No element is NULL, which the driver could not bind.
+/// The cheapest statement for these drafts.
+#[cfg(feature = "postgres")]
+fn postgres(table: &Table, drafts: Vec<Draft>) -> Result<(&str, Values)> {
+    if !drafts.iter().all(Draft::is_first_use) {
+        return Ok((&table.postgres.sql.enqueue_repeated, columns(drafts)?));
+    }
+    match <[Draft; 1]>::try_from(drafts) {
+        Ok([draft]) => Ok((&table.postgres.sql.enqueue_one, row(draft)?)),
+        Err(drafts) => Ok((&table.sql.enqueue, columns(drafts)?)),
+    }
+}
+
+#[cfg(feature = "postgres")]
+fn row(draft: Draft) -> Result<Values> {
+    let headers = json(&draft)?;
+    let delay = draft.delay.micros();
+    Ok(Values(vec![
+        draft.id.into(),
+        draft.topic.into(),
+        draft.key.into(),
+        Vec::from(draft.payload).into(),
+        headers.into(),
+        delay.into(),
+    ]))
+}
+
+/// One array a column; empty where the statement does without. No element is NULL, which the driver could not bind.
 #[cfg(feature = "postgres")]
 fn columns(drafts: Vec<Draft>) -> Result<Values> {
     let n = drafts.len();
+    let n_keys = drafts.iter().filter(|draft| draft.key.is_some()).count();
+    let has_delay = drafts.iter().any(|draft| draft.delay > Duration::ZERO);
     let mut ids = Vec::with_capacity(n);
     let mut topics = Vec::with_capacity(n);
     let mut keys = Vec::with_capacity(n);
-    let mut has_key = Vec::with_capacity(n);
+    let mut is_keyless = Vec::new();
     let mut payloads: Vec<Vec<u8>> = Vec::with_capacity(n);
     let mut headers = Vec::with_capacity(n);
-    let mut delays = Vec::with_capacity(n);
+    let mut delays = Vec::new();
     for draft in drafts {
         headers.push(json(&draft)?);
-        delays.push(draft.delay.micros());
         ids.push(draft.id);
         topics.push(draft.topic);
-        has_key.push(draft.key.is_some());
-        keys.push(draft.key.unwrap_or_default());
         payloads.push(draft.payload.into());
+        if has_delay {
+            delays.push(draft.delay.micros());
+        }
+        if 0 < n_keys && n_keys < n {
+            is_keyless.push(draft.key.is_none());
+        }
+        if n_keys > 0 {
+            keys.push(draft.key.unwrap_or_default());
+        }
     }
     let columns: Vec<Value> = vec![
         ids.into(),
         topics.into(),
         keys.into(),
-        has_key.into(),
+        is_keyless.into(),
         payloads.into(),
         headers.into(),
         delays.into(),
@@ -100,21 +140,17 @@ fn columns(drafts: Vec<Draft>) -> Result<Values> {
 }
 
 #[cfg(feature = "sqlite")]
-fn rows(drafts: Vec<Draft>) -> Result<Values> {
-    let mut values: Vec<Value> = Vec::with_capacity(drafts.len() * 6);
-    for draft in drafts {
-        let headers = json(&draft)?;
-        let delay = draft.delay.millis();
-        values.extend([
-            draft.id.into(),
-            draft.topic.into(),
-            draft.key.into(),
-            Vec::from(draft.payload).into(),
-            headers.into(),
-            Value::from(delay),
-        ]);
-    }
-    Ok(Values(values))
+fn sqlite_row(draft: Draft) -> Result<[Value; 6]> {
+    let headers = json(&draft)?;
+    let delay = draft.delay.millis();
+    Ok([
+        draft.id.into(),
+        draft.topic.into(),
+        draft.key.into(),
+        Vec::from(draft.payload).into(),
+        headers.into(),
+        Value::from(delay),
+    ])
 }
 
 fn json(draft: &Draft) -> Result<String> {

@@ -134,8 +134,10 @@ pub(crate) fn readable(dialect: Dialect, row: &QueryResult) -> Message {
     })
 }
 
+/// Counted from 1.
 fn attempt(row: &QueryResult) -> Result<u32> {
-    u32::try_from(column::<i32>(row, 7)?).map_err(|_| undecodable(7))
+    let attempt = u32::try_from(column::<i32>(row, 7)?).ok();
+    attempt.filter(|attempt| *attempt > 0).ok_or_else(|| undecodable(7))
 }
 
 fn headers(text: &str) -> Result<Headers> {

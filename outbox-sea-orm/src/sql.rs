@@ -47,8 +47,10 @@ statements! {
 
 #[cfg(feature = "postgres")]
 statements! {
-    /// The statements that only PostgreSQL needs: the walk over leases, and the wake-up.
-    PostgresSql of "outbox" in (postgres) { guard, horizon, is_guarded, leases, leave_guard, stand_guard, writers }
+    /// The statements that only PostgreSQL needs: kinds of enqueue, the walk over leases, and the wake-up.
+    PostgresSql of "outbox" in (postgres) {
+        enqueue_one, enqueue_repeated, guard, horizon, is_guarded, leases, leave_guard, stand_guard, writers,
+    }
 }
 
 statements! {

@@ -28,7 +28,7 @@ mod postgres {
 
     use crate::error::from_sqlx;
     use crate::repository::OutboxTable;
-    use crate::sql::{PostgresSql, schema};
+    use crate::sql::PostgresSql;
 
     const FIRST_LOOK: Duration = Duration::from_millis(1);
     const LAST_LOOK: Duration = Duration::from_millis(50);
@@ -126,9 +126,7 @@ mod postgres {
             let mut listener = PgListener::connect_with(&pool).await.map_err(failed)?;
             listener.eager_reconnect(false);
             let sql = &table.table()?.postgres.sql.guard;
-            let query =
-                sqlx::query(AssertSqlSafe(sql.as_str())).bind(schema(&table.name)).bind(table.name.table());
-            let row: PgRow = query.fetch_one(&mut listener).await.map_err(failed)?;
+            let row: PgRow = statement(sql).fetch_one(&mut listener).await.map_err(failed)?;
             let (guard, channel): (i64, String) =
                 (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
             listener.listen(&channel).await.map_err(failed)?;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use outbox_core::{Claim, ClaimRequest, Claimed, Claimer, Outcome, Repository, Settled, Settlement};
+use outbox_core::{
+    Claim, ClaimRequest, Claimed, Claimer, Draft, ErrorKind, Outcome, Repository, Settled, Settlement,
+};
 use outbox_sea_orm::OutboxTable;
 use sea_orm::{ConnectionTrait, TransactionTrait};
 
@@ -175,6 +177,56 @@ async fn every_statement_walks_an_index_on_postgres() {
         every_statement_walks_an_index(site, log, "planned on an empty table", "empty").await;
         every_statement_walks_an_index(site, log, "analysed", "analyse").await;
     })
+    .await;
+}
+
+/// An enqueue announces each row to concurrent ones of the same id only where there can be one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_that_nobody_can_have_is_not_looked_for_on_postgres() {
+    run_logged("plans::an_id_that_nobody_can_have_is_not_looked_for_on_postgres", async |site, log| {
+        let db = site.connect(Pool { settings: EXPLAIN, ..Pool::of(1) }).await;
+        let outbox = OutboxTable::new(&db, site.name("outbox"));
+        let draft = || Draft::new("t", "");
+        let cloned = draft();
+        let kept = cloned.clone();
+        for (drafts, is_looked_for) in [
+            (vec![draft()], false),
+            (vec![draft(), draft().key(1)], false),
+            (vec![draft(), cloned], true),
+            (vec![draft().id(uuid::Uuid::now_v7())], true),
+        ] {
+            log.take();
+            outbox.enqueue_autocommit(drafts).await.expect("enqueue");
+            let plans = Plan::all(&log.take(), site);
+            assert_eq!(plans[0].is("Conflict Resolution"), is_looked_for, "{}", plans[0].text);
+        }
+        let again = outbox.enqueue_autocommit(kept).await.expect_err("refused");
+        assert_eq!(again.kind(), ErrorKind::AlreadyEnqueued);
+    })
+    .await;
+}
+
+/// A million messages that nobody serves must not be read one by one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_look_does_not_read_the_rows_of_other_topics_on_postgres() {
+    run_logged(
+        "plans::a_first_look_does_not_read_the_rows_of_other_topics_on_postgres",
+        async |site, log| {
+            for _ in 0..3 {
+                fill(site).await;
+            }
+            site.enqueue("served", 1).await;
+            let db = site.connect(Pool { settings: EXPLAIN, ..Pool::of(1) }).await;
+            let outbox = OutboxTable::new(&db, site.name("outbox"));
+            log.take();
+            let request = request(10).with_topics(["served", "unheard of"]).with_recover(false);
+            assert_eq!(outbox.claim(request).await.expect("claim").messages.len(), 1);
+            let plans = Plan::all(&log.take(), site);
+            let look = plans.iter().find(|plan| plan.is("pg_lock")).expect("a look");
+            // 60,000 rows fill 3,500 pages, the first 10,000 of them, which are read, 600
+            assert!(look.n_pages() < 2_000, "{} pages in\n{}", look.n_pages(), look.text);
+        },
+    )
     .await;
 }
 

@@ -51,12 +51,8 @@ struct Ear {
 
 impl Ear {
     async fn open(site: &Site) -> Self {
-        let channel: String = site
-            .value(&format!(
-                "SELECT 'outbox_' || to_hex(hashtextextended('outbox {}', 0))",
-                site.sql_name("outbox")
-            ))
-            .await;
+        let channel: String =
+            site.value(&format!("SELECT 'outbox_' || '{}'::regclass::oid", site.sql_name("outbox"))).await;
         let pool = site.connect(Pool::of(1)).await;
         let mut listener =
             PgListener::connect_with(pool.get_postgres_connection_pool()).await.expect("connect");
