@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::{Error, ErrorKind, Headers, Result};
 
-const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
+const TRACE_PARENT: &str = "traceparent";
+const TRACE_HEADERS: [&str; 2] = [TRACE_PARENT, "tracestate"];
 
 /// Carries the caller's open transaction and its trace headers.
 ///
@@ -56,12 +57,17 @@ impl Context {
         &self.headers
     }
 
-    /// Adds this context's trace headers to those of a message, where it has none of its own.
+    /// Adds this context's trace headers to those of a message that has no `traceparent` of its own.
     pub fn add_trace_headers(&self, headers: &mut Headers) {
+        if headers.contains_key(TRACE_PARENT) || !self.headers.contains_key(TRACE_PARENT) {
+            return;
+        }
         for name in TRACE_HEADERS {
-            if let Some(value) = self.headers.get(name) {
-                headers.entry(name.to_owned()).or_insert_with(|| value.clone());
-            }
+            match self.headers.get(name) {
+                Some(value) => headers.insert(name.to_owned(), value.clone()),
+                // a state belongs to its parent
+                None => headers.remove(name),
+            };
         }
     }
 
@@ -179,11 +185,16 @@ mod tests {
     #[test]
     fn only_trace_headers_travel_with_messages() {
         let cx = Context::new().with_header("traceparent", "00-a").with_header("secret", "x");
-        let mut headers = Headers::from([("tracestate".into(), "own".into())]);
-        cx.with_header("tracestate", "other").add_trace_headers(&mut headers);
-        assert_eq!(
-            headers,
-            Headers::from([("traceparent".into(), "00-a".into()), ("tracestate".into(), "own".into())])
-        );
+        let added = |cx: &Context, own: &[(&str, &str)]| {
+            let mut headers = own.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+            cx.add_trace_headers(&mut headers);
+            headers.into_iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>()
+        };
+        assert_eq!(added(&cx, &[]), ["traceparent: 00-a"]);
+        assert_eq!(added(&cx, &[("traceparent", "00-own")]), ["traceparent: 00-own"]);
+        assert_eq!(added(&cx, &[("tracestate", "of none")]), ["traceparent: 00-a"]);
+        let cx = cx.with_header("tracestate", "a=b");
+        assert_eq!(added(&cx, &[]), ["traceparent: 00-a", "tracestate: a=b"]);
+        assert_eq!(added(&cx, &[("traceparent", "00-own")]), ["traceparent: 00-own"], "no state of another trace");
     }
 }

@@ -51,6 +51,30 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// A short name for a label of a metric, for example `commit_unknown`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoTransaction => "no_transaction",
+            Self::ForeignTransaction => "foreign_transaction",
+            Self::TransactionEscaped => "transaction_escaped",
+            Self::TransactionDoomed => "transaction_doomed",
+            Self::CommitUnknown => "commit_unknown",
+            Self::AlreadyEnqueued => "already_enqueued",
+            Self::Conflict => "conflict",
+            Self::Contention => "contention",
+            Self::Timeout => "timeout",
+            Self::Unavailable => "unavailable",
+            Self::ReadOnly => "read_only",
+            Self::InvalidInput => "invalid_input",
+            Self::PermissionDenied => "permission_denied",
+            Self::Schema => "schema",
+            Self::StorageFull => "storage_full",
+            Self::Undecodable => "undecodable",
+            Self::Unsupported => "unsupported",
+            Self::Other => "other",
+        }
+    }
+
     fn text(self) -> &'static str {
         match self {
             Self::NoTransaction => "the context carries no transaction",

@@ -21,7 +21,7 @@ pub trait Repository: Send + Sync {
     /// Stores messages in the transaction on `cx` and returns their ids in the order of `drafts`.
     ///
     /// No drafts: no statement. The transaction is never begun, committed or rolled back here. Headers
-    /// `traceparent` and `tracestate` of the context are added where a draft has none of its own.
+    /// `traceparent` and `tracestate` of the context are added where a draft has no `traceparent` of its own.
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) before any statement;

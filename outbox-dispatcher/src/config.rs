@@ -81,6 +81,22 @@ pub struct Config {
     /// low: a slow database is never given the time to answer.
     #[serde(with = "humantime_serde")]
     pub operation_timeout: Duration,
+    /// How the span around a handler hangs together with the trace that the message carries. Default `parent`.
+    /// Takes effect with the feature `opentelemetry`, where a layer of tracing-opentelemetry is installed.
+    pub trace: TraceRelation,
+}
+
+/// How the span around a handler hangs together with the trace that the message carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TraceRelation {
+    /// The handler is a part of the producer's trace: one trace from the request to the last retry. Whether it
+    /// is sampled was decided by the producer.
+    #[default]
+    Parent,
+    /// Each attempt is a trace of its own with a link to the producer's span: for long delays, many retries, or
+    /// traces that would grow without an end because handlers enqueue again. Sampled by itself.
+    Link,
 }
 
 impl Default for Config {
@@ -100,6 +116,7 @@ impl Default for Config {
             settle_delay: Duration::from_millis(5),
             drain_timeout: Duration::from_secs(30),
             operation_timeout: Duration::from_secs(30),
+            trace: TraceRelation::Parent,
         }
     }
 }
@@ -144,6 +161,8 @@ setters! {
     with_drain_timeout: drain_timeout, Duration;
     /// Sets [`operation_timeout`](Self::operation_timeout).
     with_operation_timeout: operation_timeout, Duration;
+    /// Sets [`trace`](Self::trace).
+    with_trace: trace, TraceRelation;
 }
 
 impl Config {
@@ -261,10 +280,13 @@ mod tests {
     #[test]
     fn files_use_words_for_durations_and_refuse_unknown_fields() {
         let parse = serde_json::from_str::<Config>;
-        let config = parse(r#"{"lease": "5m", "handler_timeout": null, "backoff": {"base": "2s"}}"#);
+        let config = parse(
+            r#"{"lease": "5m", "handler_timeout": null, "backoff": {"base": "2s"}, "trace": "link"}"#,
+        );
         let expected = Config::default()
             .with_lease(Duration::from_secs(300))
             .with_handler_timeout(None)
+            .with_trace(TraceRelation::Link)
             .with_backoff(Backoff::default().with_base(Duration::from_secs(2)));
         assert_eq!(config.expect("legal"), expected);
         let text = |json| parse(json).expect_err("refused").to_string();

@@ -21,6 +21,20 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
+    /// For spans and [`Event::Handled`](crate::Event::Handled).
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Delivered => "ok",
+            Self::Failed { kind: HandlerErrorKind::DeadLetter, .. } => "dead_letter",
+            Self::Failed { kind: HandlerErrorKind::Unavailable, .. } => "unavailable",
+            Self::Failed { .. } => "failed",
+            Self::TimedOut(_) => "timed_out",
+            Self::Panicked => "panicked",
+            Self::Unrouted(_) => "unrouted",
+            Self::Abandoned => "dropped",
+        }
+    }
+
     pub(crate) fn is_unavailable(&self) -> bool {
         matches!(self, Self::Failed { kind: HandlerErrorKind::Unavailable, .. })
     }

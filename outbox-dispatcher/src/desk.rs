@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::decision::{Ending, Policy, decide};
 use crate::held::{Calls, Finished, Held, Room, Ticket};
 use crate::observer::Observers;
+use crate::timer::Timer;
 use crate::router::{Route, Router};
 use crate::{Config, Event, Report, handler};
 
@@ -167,12 +168,17 @@ impl Desk {
 
     async fn handle(&self, place: usize, message: Message, route: &Route) -> Ended {
         let attempt = message.attempt;
+        let timer = self.observers.times_handlers().then(|| Timer::start(&message));
         let ending = match self.router.handler(route) {
             Some(handler) => {
-                handler::run(handler, message, self.config.handler_timeout, self.called_off(place)).await
+                let Config { trace, handler_timeout, .. } = self.config;
+                handler::run(handler, message, trace, handler_timeout, self.called_off(place)).await
             }
             None => self.router.unrouted(message.topic),
         };
+        if let Some(timer) = timer {
+            timer.stop(&self.observers, self.router.topic(route), ending.name());
+        }
         if let Ending::Failed { text, .. } = &ending
             && ending.is_unavailable()
         {

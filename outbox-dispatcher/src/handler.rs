@@ -8,22 +8,37 @@ use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use futures_util::future::poll_immediate;
-use outbox_core::{Context, DynHandler, HandlerResult, Message};
+use outbox_core::{DynHandler, HandlerResult, Message};
 use tokio::time::sleep;
-use tracing::{Span, debug_span};
+use tracing::Span;
 
 use crate::decision::Ending;
+use crate::{TraceRelation, span};
 
 type Running<'a> = Pin<Box<dyn Future<Output = HandlerResult> + Send + 'a>>;
 
-/// Runs `handler` on `message` until it ends, `timeout` is over or `stop` is ready.
+/// Runs `handler` on `message` in a span of its own until it ends, `timeout` is over or `stop` is ready.
 pub(crate) async fn run(
+    handler: &dyn DynHandler,
+    message: Message,
+    trace: TraceRelation,
+    timeout: Option<Duration>,
+    stop: impl Future<Output = ()>,
+) -> Ending {
+    let span = span::process(&message, trace);
+    let ending = run_in(&span, handler, message, timeout, stop).await;
+    span::end(&span, ending.name());
+    ending
+}
+
+async fn run_in(
+    span: &Span,
     handler: &dyn DynHandler,
     message: Message,
     timeout: Option<Duration>,
     stop: impl Future<Output = ()>,
 ) -> Ending {
-    let mut guarded = Guarded::start(handler, message);
+    let mut guarded = Guarded::start(span, handler, message);
     // a handler that is ready at once costs no timer
     if let Some(ending) = poll_immediate(&mut guarded).await {
         return ending;
@@ -46,14 +61,13 @@ async fn elapsed(timeout: Option<Duration>) -> Duration {
 
 /// A handler's future whose panics, also those of its drop and of its error's text, become an [`Ending`].
 struct Guarded<'a> {
-    span: Span,
+    span: &'a Span,
     future: Option<Running<'a>>,
 }
 
 impl<'a> Guarded<'a> {
-    fn start(handler: &'a dyn DynHandler, message: Message) -> Self {
-        let span = debug_span!("handle", id = %message.id, topic = message.topic, attempt = message.attempt);
-        let cx = Context::with_trace_of(&message.headers);
+    fn start(span: &'a Span, handler: &'a dyn DynHandler, message: Message) -> Self {
+        let cx = span::handler_context(span, &message.headers);
         let future = span.in_scope(|| guard(|| handler.handle_dyn(cx, message)));
         Self { span, future }
     }
@@ -112,7 +126,7 @@ mod tests {
     use std::future::pending;
 
     use outbox_core::{
-        ClaimRequest, Draft, Handler, HandlerErrorKind, MemoryRepository, Repository, Transactor, handler_fn,
+        ClaimRequest, Context, Draft, Handler, HandlerErrorKind, MemoryRepository, Repository, Transactor, handler_fn,
     };
 
     use super::*;
@@ -127,7 +141,7 @@ mod tests {
     }
 
     async fn ended(handler: impl Handler) -> Ending {
-        run(&handler, message().await, Some(Duration::from_secs(30)), pending()).await
+        run(&handler, message().await, TraceRelation::default(), Some(Duration::from_secs(30)), pending()).await
     }
 
     struct Bomb;

@@ -4,6 +4,13 @@
 //! * [`Dispatcher`] claims, handles and settles, on any [`Repository`](outbox_core::Repository):
 //!   [`run`](Dispatcher::run) until a token is cancelled, [`drain_once`](Dispatcher::drain_once) for a timer.
 //! * [`Config`] bounds it, [`Observer`] sees what happens, [`Report`] sums it up.
+//! * [`Instrumented`] measures a storage and makes messages carry their trace; [`DepthWatch`] tells how much waits.
+//!
+//! # Features
+//! | feature | gives |
+//! |---|---|
+//! | `metrics` | `MetricsObserver`: events as metrics of the `metrics` facade |
+//! | `opentelemetry` | `MeterObserver`: the same with an OpenTelemetry meter; traces that go on from the enqueueing span to the handler's |
 //!
 //! # Examples
 //! ```
@@ -31,24 +38,46 @@
 
 mod config;
 mod decision;
+mod depth;
 mod desk;
 mod dispatcher;
 mod handler;
 mod health;
 mod heartbeat;
 mod held;
+mod instrumented;
+#[cfg(feature = "opentelemetry")]
+mod meter_observer;
+#[cfg(any(feature = "metrics", feature = "opentelemetry", test))]
+mod metric;
+#[cfg(feature = "metrics")]
+mod metrics_observer;
 mod observer;
 mod pace;
 mod pause;
 mod report;
 mod router;
+#[cfg(any(feature = "metrics", feature = "opentelemetry"))]
+mod series;
 mod settler;
 mod shutdown;
+mod span;
+mod timer;
+#[cfg(feature = "opentelemetry")]
+mod trace_context;
 mod wakeup;
 
-pub use config::Config;
+pub use config::{Config, TraceRelation};
+pub use depth::DepthWatch;
 pub use dispatcher::Dispatcher;
-pub use observer::{Event, Observer, TracingObserver};
+pub use instrumented::Instrumented;
+#[cfg(feature = "opentelemetry")]
+pub use meter_observer::MeterObserver;
+#[cfg(any(feature = "metrics", feature = "opentelemetry"))]
+pub use metric::{ATTEMPT_BUCKETS, SECONDS_BUCKETS};
+#[cfg(feature = "metrics")]
+pub use metrics_observer::MetricsObserver;
+pub use observer::{CallEnd, Event, Observer, TracingObserver};
 pub use outbox_core::{
     Backoff, Context, Handler, HandlerError, HandlerErrorKind, HandlerResult, HandlerResultExt, Jitter,
     Message, handler_fn,
@@ -56,3 +85,5 @@ pub use outbox_core::{
 pub use report::Report;
 pub use router::Router;
 pub use tokio_util::sync::CancellationToken;
+#[cfg(feature = "opentelemetry")]
+pub use trace_context::trace_headers;

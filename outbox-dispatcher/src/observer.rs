@@ -2,33 +2,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox_core::{Error, MessageId};
+use outbox_core::{Error, MessageId, TopicStats};
 use tracing::{debug, info, trace, warn};
 
 use crate::Report;
 
-/// What happened in a dispatcher. Never holds a payload or a header.
+/// What happened in a dispatcher, in a call of an [`Instrumented`](crate::Instrumented) repository or in the
+/// table that a [`DepthWatch`](crate::DepthWatch) looks at. Never holds a payload or a header.
 ///
-/// | event | when | level of [`TracingObserver`] |
-/// |---|---|---|
-/// | `Claimed` | a claim took messages, or made some dead | debug; warn when it made some dead |
-/// | `Delivered` | the handler succeeded and the message was removed | trace |
-/// | `Retried` | the attempt failed; the message is due again later | debug, with the error |
-/// | `Dead` | out of attempts or beyond help | warn; the error at debug |
-/// | `Released` | given back, no attempt counted | debug |
-/// | `LeaseLost` | the lease had run out, or the message was removed; a handler still at it was dropped | warn |
-/// | `Unconfirmed` | settled at the second try, the first had most likely worked | debug |
-/// | `Paused` | a handler said that its downstream is unavailable | warn; the error at debug |
-/// | `Resumed` | a message was tried again and the downstream answered | info |
-/// | `StorageUnavailable` | an operation fails; once until it works again | warn |
-/// | `StorageRecovered` | it works again | info |
-/// | `WakeupReady` | hints arrive, as a round trip has shown | debug; info after a loss |
-/// | `WakeupLost` | the listener is lost; polling until it is back | warn |
-/// | `WakeupDeaf` | listening works but no hint arrives, for example through a transaction pooler | warn |
-/// | `Stopping` | the stop signal arrived | info |
-/// | `Stopped` | the end of the run | info; warn when messages stay unsettled |
+/// docs/observability.md has the table of all events: when they come, at which level [`TracingObserver`] writes
+/// them, and which metrics are made of them.
 ///
-/// Events about one message follow its settlement, so they say what is in the database.
+/// Events about one message follow its settlement, so they say what is in the database;
+/// [`Handled`](Self::Handled) alone comes before.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -41,6 +27,24 @@ pub enum Event<'a> {
         n_dead: usize,
         /// Whether they come from expired leases.
         recovered: bool,
+    },
+    /// A handler has ended. Only for an observer that [times handlers](Observer::times_handlers).
+    #[non_exhaustive]
+    Handled {
+        /// The message.
+        id: MessageId,
+        /// Its topic.
+        topic: &'a str,
+        /// Which attempt it was.
+        attempt: u32,
+        /// How it ended: `ok`, `failed`, `dead_letter`, `unavailable`, `timed_out`, `panicked`, `unrouted`, or
+        /// `dropped` by a stop or a lost lease.
+        outcome: &'static str,
+        /// How long it ran.
+        took: Duration,
+        /// How long ago the message was enqueued: this host's clock compared with the database's, and zero
+        /// where that would be negative. A delay asked for counts as well.
+        age: Duration,
     },
     /// Delivered and removed.
     #[non_exhaustive]
@@ -119,7 +123,7 @@ pub enum Event<'a> {
     /// An operation of the repository fails.
     #[non_exhaustive]
     StorageUnavailable {
-        /// `claim`, `settle` or `extend`.
+        /// `claim`, `settle`, `extend`, or `stats` for a [`DepthWatch`](crate::DepthWatch).
         operation: &'static str,
         /// The first error.
         error: &'a Error,
@@ -127,7 +131,7 @@ pub enum Event<'a> {
     /// It works again.
     #[non_exhaustive]
     StorageRecovered {
-        /// `claim`, `settle` or `extend`.
+        /// As for [`StorageUnavailable`](Self::StorageUnavailable).
         operation: &'static str,
     },
     /// Hints arrive.
@@ -152,6 +156,107 @@ pub enum Event<'a> {
         /// Its numbers.
         report: &'a Report,
     },
+    /// A call of an [`Instrumented`](crate::Instrumented) repository has ended.
+    #[non_exhaustive]
+    Called {
+        /// The method: `enqueue`, `claim`, `settle`, `stats` …
+        operation: &'static str,
+        /// How long it took.
+        took: Duration,
+        /// How it ended.
+        end: CallEnd<'a>,
+    },
+    /// Messages of one topic were stored through an [`Instrumented`](crate::Instrumented) repository, in a
+    /// transaction that may still roll back.
+    #[non_exhaustive]
+    Enqueued {
+        /// Their topic.
+        topic: &'a str,
+        /// How many.
+        n_messages: usize,
+    },
+    /// What a [`DepthWatch`](crate::DepthWatch) has seen of one topic.
+    #[non_exhaustive]
+    Depth {
+        /// The topic.
+        topic: &'a str,
+        /// Its counts; all zero once for a topic that has no message any more.
+        stats: &'a TopicStats,
+    },
+}
+
+impl Event<'_> {
+    /// Every [`name`](Self::name).
+    pub const NAMES: [&'static str; 20] = [
+        "Claimed",
+        "Handled",
+        "Delivered",
+        "Retried",
+        "Dead",
+        "Released",
+        "LeaseLost",
+        "Unconfirmed",
+        "Paused",
+        "Resumed",
+        "StorageUnavailable",
+        "StorageRecovered",
+        "WakeupReady",
+        "WakeupLost",
+        "WakeupDeaf",
+        "Stopping",
+        "Stopped",
+        "Called",
+        "Enqueued",
+        "Depth",
+    ];
+
+    /// The name of the variant.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Claimed { .. } => "Claimed",
+            Self::Handled { .. } => "Handled",
+            Self::Delivered { .. } => "Delivered",
+            Self::Retried { .. } => "Retried",
+            Self::Dead { .. } => "Dead",
+            Self::Released { .. } => "Released",
+            Self::LeaseLost { .. } => "LeaseLost",
+            Self::Unconfirmed { .. } => "Unconfirmed",
+            Self::Paused { .. } => "Paused",
+            Self::Resumed => "Resumed",
+            Self::StorageUnavailable { .. } => "StorageUnavailable",
+            Self::StorageRecovered { .. } => "StorageRecovered",
+            Self::WakeupReady { .. } => "WakeupReady",
+            Self::WakeupLost { .. } => "WakeupLost",
+            Self::WakeupDeaf => "WakeupDeaf",
+            Self::Stopping => "Stopping",
+            Self::Stopped { .. } => "Stopped",
+            Self::Called { .. } => "Called",
+            Self::Enqueued { .. } => "Enqueued",
+            Self::Depth { .. } => "Depth",
+        }
+    }
+}
+
+/// How a call of a repository ended.
+#[derive(Clone, Copy, Debug)]
+pub enum CallEnd<'a> {
+    /// It worked.
+    Ok,
+    /// It failed.
+    Failed(&'a Error),
+    /// The caller dropped it, for example because it took too long.
+    Dropped,
+}
+
+impl CallEnd<'_> {
+    /// `ok`, `dropped`, or the [name](outbox_core::ErrorKind::name) of the error's kind.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed(error) => error.kind().name(),
+            Self::Dropped => "dropped",
+        }
+    }
 }
 
 /// Is told what happens in a dispatcher. Called on the dispatcher's own tasks: return quickly.
@@ -173,11 +278,21 @@ pub enum Event<'a> {
 pub trait Observer: Send + Sync + 'static {
     /// Something happened. A panic in here is ignored.
     fn on(&self, event: &Event<'_>);
+
+    /// Whether to be told of [`Event::Handled`]. Not by default: it costs three readings of a clock for each
+    /// message. Asked once, when the observer is handed over.
+    fn times_handlers(&self) -> bool {
+        false
+    }
 }
 
 impl<O: Observer + ?Sized> Observer for Arc<O> {
     fn on(&self, event: &Event<'_>) {
         (**self).on(event);
+    }
+
+    fn times_handlers(&self) -> bool {
+        (**self).times_handlers()
     }
 }
 
@@ -186,6 +301,10 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     fn on(&self, event: &Event<'_>) {
         self.0.on(event);
         self.1.on(event);
+    }
+
+    fn times_handlers(&self) -> bool {
+        self.0.times_handlers() || self.1.times_handlers()
     }
 }
 
@@ -198,12 +317,14 @@ impl Observer for TracingObserver {
     fn on(&self, event: &Event<'_>) {
         match *event {
             Event::Claimed { .. }
+            | Event::Handled { .. }
             | Event::Delivered { .. }
             | Event::Retried { .. }
             | Event::Dead { .. }
             | Event::Released { .. }
             | Event::LeaseLost { .. }
             | Event::Unconfirmed { .. } => trace_message(event),
+            Event::Called { .. } | Event::Enqueued { .. } | Event::Depth { .. } => trace_storage(event),
             _ => trace_state(event),
         }
     }
@@ -217,6 +338,9 @@ fn trace_message(event: &Event<'_>) {
                 warn!(n_dead, "made dead by the claim: out of attempts or undecodable");
             }
         }
+        Event::Handled { id, topic, attempt, outcome, took, age } => {
+            trace!(%id, topic, attempt, outcome, ?took, ?age, "handled");
+        }
         Event::Delivered { id, topic, attempt } => trace!(%id, topic, attempt, "delivered"),
         Event::Retried { id, topic, attempt, after, error } => {
             debug!(%id, topic, attempt, ?after, error, "failed, due again");
@@ -228,6 +352,19 @@ fn trace_message(event: &Event<'_>) {
         Event::Released { id, topic } => debug!(%id, topic, "released"),
         Event::LeaseLost { id, topic, attempt } => warn!(%id, topic, attempt, "lease lost"),
         Event::Unconfirmed { id, topic, attempt } => debug!(%id, topic, attempt, "settled at a second try"),
+        _ => {}
+    }
+}
+
+fn trace_storage(event: &Event<'_>) {
+    match *event {
+        Event::Called { operation, took, end: CallEnd::Ok } => trace!(operation, ?took, "called"),
+        Event::Called { operation, took, end: CallEnd::Failed(error) } => {
+            debug!(operation, ?took, %error, "call failed");
+        }
+        Event::Called { operation, took, end: CallEnd::Dropped } => debug!(operation, ?took, "call dropped"),
+        Event::Enqueued { topic, n_messages } => trace!(topic, n_messages, "enqueued"),
+        Event::Depth { topic, stats } => trace!(topic, ?stats, "depth"),
         _ => {}
     }
 }
@@ -258,14 +395,21 @@ fn trace_state(event: &Event<'_>) {
 
 /// The observer behind a guard: its panics end here.
 #[derive(Clone)]
-pub(crate) struct Observers(Arc<dyn Observer>);
+pub(crate) struct Observers {
+    observer: Arc<dyn Observer>,
+    times_handlers: bool,
+}
 
 impl Observers {
     pub(crate) fn new(observer: impl Observer) -> Self {
-        Self(Arc::new(observer))
+        Self { times_handlers: observer.times_handlers(), observer: Arc::new(observer) }
     }
 
     pub(crate) fn emit(&self, event: &Event<'_>) {
-        let _ = catch_unwind(AssertUnwindSafe(|| self.0.on(event)));
+        let _ = catch_unwind(AssertUnwindSafe(|| self.observer.on(event)));
+    }
+
+    pub(crate) fn times_handlers(&self) -> bool {
+        self.times_handlers
     }
 }

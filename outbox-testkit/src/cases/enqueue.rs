@@ -99,16 +99,19 @@ pub async fn topics_are_data(h: &impl Harness) {
 /// Trace headers of the context travel with the message, unless it has its own; other headers do not.
 pub async fn trace_headers_travel_with_the_message(h: &impl Harness) {
     let cx = h.begin().await;
-    let traced = cx.clone().with_header("traceparent", "00-cx").with_header("tracestate", "cx");
+    let traced = cx.clone().with_header("traceparent", "00-cx").with_header("tracestate", "cx=1");
     let traced = traced.with_header("secret", "of the context");
-    h.enqueue_in(&traced, draft().header("traceparent", "00-own")).await;
+    let plain = || Draft::new("topic", "payload");
+    h.enqueue_in(&traced, [plain(), plain().header("traceparent", "00-own")]).await;
     drop(traced);
     h.commit(cx).await;
-    let expected = Headers::from([
-        ("traceparent".to_owned(), "00-own".to_owned()),
-        ("tracestate".to_owned(), "cx".to_owned()),
-    ]);
-    assert_eq!(h.claim_one().await.message.headers, expected);
+    let claimed = h.claim(2).await;
+    let headers = |pairs: &[(&str, &str)]| -> Headers {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let of_the_context = headers(&[("traceparent", "00-cx"), ("tracestate", "cx=1")]);
+    assert_eq!(claimed[0].message.headers, of_the_context);
+    assert_eq!(claimed[1].message.headers, headers(&[("traceparent", "00-own")]), "the state is of another trace");
 }
 
 /// An id that is stored already is reported; the other drafts are stored and the transaction commits.

@@ -1,0 +1,106 @@
+//! Spans around what moves a message, named as OpenTelemetry's conventions for messaging have it. None is made
+//! unless a subscriber is interested in level debug of this module.
+
+use outbox_core::{Context, Draft, Headers, Message};
+use tracing::field::Empty;
+use tracing::{Span, debug_span};
+
+use crate::TraceRelation;
+
+const SYSTEM: &str = "outbox";
+
+/// A producer's span, around a call that enqueues.
+pub(crate) fn enqueue(drafts: &[Draft]) -> Span {
+    let topic = common_topic(drafts);
+    let one = match drafts {
+        [draft] => Some(draft),
+        _ => None,
+    };
+    debug_span!(
+        "enqueue",
+        otel.name = topic.map(|topic| format!("enqueue {topic}")),
+        otel.kind = "producer",
+        otel.status_code = Empty,
+        messaging.system = SYSTEM,
+        messaging.operation.name = "enqueue",
+        "messaging.operation.type" = "send",
+        messaging.destination.name = topic,
+        messaging.message.id = one.map(|draft| tracing::field::display(draft.id)),
+        messaging.batch.message_count = one.is_none().then_some(drafts.len()),
+        "error.type" = Empty,
+    )
+}
+
+fn common_topic(drafts: &[Draft]) -> Option<&str> {
+    let (first, rest) = drafts.split_first()?;
+    rest.iter().all(|draft| draft.topic == first.topic).then_some(&first.topic)
+}
+
+/// A consumer's span, around a handler.
+pub(crate) fn process(message: &Message, relation: TraceRelation) -> Span {
+    let Message { id, topic, attempt, .. } = message;
+    let span = debug_span!(
+        parent: None,
+        "process",
+        otel.name = format!("process {topic}"),
+        otel.kind = "consumer",
+        otel.status_code = Empty,
+        messaging.system = SYSTEM,
+        messaging.operation.name = "process",
+        "messaging.operation.type" = "process",
+        messaging.destination.name = topic,
+        messaging.message.id = %id,
+        outbox.attempt = attempt,
+        "error.type" = Empty,
+    );
+    relate(&span, &message.headers, relation);
+    span
+}
+
+/// Says how a span ended; `ok` needs no word. Never a text of an error, which may quote a payload.
+pub(crate) fn end(span: &Span, outcome: &'static str) {
+    if outcome != "ok" && !span.is_disabled() {
+        span.record("error.type", outcome);
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+#[cfg(feature = "opentelemetry")]
+fn relate(span: &Span, headers: &Headers, relation: TraceRelation) {
+    if !span.is_disabled() {
+        crate::trace_context::relate(span, headers, relation);
+    }
+}
+
+#[cfg(not(feature = "opentelemetry"))]
+fn relate(_: &Span, _: &Headers, _: TraceRelation) {}
+
+/// The context of a handler: it carries the trace of `span` on, or that of the message.
+pub(crate) fn handler_context(span: &Span, headers: &Headers) -> Context {
+    match carried(span) {
+        Some(headers) => Context::with_trace_of(&headers),
+        None => Context::with_trace_of(headers),
+    }
+}
+
+/// Gives drafts the trace of `span` where they have none of their own. Without one, the storage gives them what
+/// the caller has set on the context.
+pub(crate) fn add_trace(span: &Span, drafts: &mut [Draft]) {
+    let Some(headers) = carried(span) else { return };
+    let cx = Context::with_trace_of(&headers);
+    drafts.iter_mut().for_each(|draft| cx.add_trace_headers(&mut draft.headers));
+}
+
+/// The headers that carry the trace of `span`, or, where nobody is interested in it, of the current one.
+#[cfg(feature = "opentelemetry")]
+fn carried(span: &Span) -> Option<Headers> {
+    match span.is_disabled() {
+        true => crate::trace_context::headers(&Span::current()),
+        false => crate::trace_context::headers(span),
+    }
+}
+
+#[cfg(not(feature = "opentelemetry"))]
+fn carried(_: &Span) -> Option<Headers> {
+    None
+}
