@@ -195,6 +195,10 @@ mod tests {
         assert_eq!(added(&cx, &[("tracestate", "of none")]), ["traceparent: 00-a"]);
         let cx = cx.with_header("tracestate", "a=b");
         assert_eq!(added(&cx, &[]), ["traceparent: 00-a", "tracestate: a=b"]);
-        assert_eq!(added(&cx, &[("traceparent", "00-own")]), ["traceparent: 00-own"], "no state of another trace");
+        assert_eq!(
+            added(&cx, &[("traceparent", "00-own")]),
+            ["traceparent: 00-own"],
+            "no state of another trace"
+        );
     }
 }

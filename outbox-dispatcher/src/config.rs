@@ -280,9 +280,8 @@ mod tests {
     #[test]
     fn files_use_words_for_durations_and_refuse_unknown_fields() {
         let parse = serde_json::from_str::<Config>;
-        let config = parse(
-            r#"{"lease": "5m", "handler_timeout": null, "backoff": {"base": "2s"}, "trace": "link"}"#,
-        );
+        let config =
+            parse(r#"{"lease": "5m", "handler_timeout": null, "backoff": {"base": "2s"}, "trace": "link"}"#);
         let expected = Config::default()
             .with_lease(Duration::from_secs(300))
             .with_handler_timeout(None)

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use crate::decision::{Ending, Policy, decide};
 use crate::held::{Calls, Finished, Held, Room, Ticket};
 use crate::observer::Observers;
-use crate::timer::Timer;
 use crate::router::{Route, Router};
+use crate::timer::Timer;
 use crate::{Config, Event, Report, handler};
 
 pub(crate) struct Desk {

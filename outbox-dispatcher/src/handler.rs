@@ -126,7 +126,8 @@ mod tests {
     use std::future::pending;
 
     use outbox_core::{
-        ClaimRequest, Context, Draft, Handler, HandlerErrorKind, MemoryRepository, Repository, Transactor, handler_fn,
+        ClaimRequest, Context, Draft, Handler, HandlerErrorKind, MemoryRepository, Repository, Transactor,
+        handler_fn,
     };
 
     use super::*;
@@ -141,7 +142,8 @@ mod tests {
     }
 
     async fn ended(handler: impl Handler) -> Ending {
-        run(&handler, message().await, TraceRelation::default(), Some(Duration::from_secs(30)), pending()).await
+        run(&handler, message().await, TraceRelation::default(), Some(Duration::from_secs(30)), pending())
+            .await
     }
 
     struct Bomb;

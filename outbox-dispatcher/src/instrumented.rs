@@ -67,7 +67,8 @@ impl<R> Instrumented<R> {
     }
 
     async fn call<T>(&self, operation: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut watch = Watch { observers: &self.observers, operation, begun: Instant::now(), is_over: false };
+        let mut watch =
+            Watch { observers: &self.observers, operation, begun: Instant::now(), is_over: false };
         let result = call.await;
         watch.is_over = true;
         watch.tell(match &result {

@@ -52,12 +52,12 @@ impl Instrument {
     fn new(meter: &Meter, metric: &Metric) -> Self {
         let Metric { name, kind, unit, description, .. } = *metric;
         match kind {
-            Kind::Counter => Self::Counter(
-                meter.u64_counter(name).with_unit(unit).with_description(description).build(),
-            ),
-            Kind::Gauge => Self::Gauge(
-                meter.f64_gauge(name).with_unit(unit).with_description(description).build(),
-            ),
+            Kind::Counter => {
+                Self::Counter(meter.u64_counter(name).with_unit(unit).with_description(description).build())
+            }
+            Kind::Gauge => {
+                Self::Gauge(meter.f64_gauge(name).with_unit(unit).with_description(description).build())
+            }
             Kind::Histogram => {
                 let histogram = meter.f64_histogram(name).with_unit(unit).with_description(description);
                 Self::Histogram(histogram.with_boundaries(metric.buckets().to_vec()).build())

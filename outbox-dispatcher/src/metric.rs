@@ -7,8 +7,8 @@ use crate::Event;
 /// Upper bounds in seconds for the histograms of durations: those of OpenTelemetry for the operations of a
 /// messaging client, and longer ones for messages that wait.
 pub const SECONDS_BUCKETS: [f64; 19] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0,
-    21_600.0,
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
+    3_600.0, 21_600.0,
 ];
 /// Upper bounds for the histogram of attempts.
 pub const ATTEMPT_BUCKETS: [f64; 8] = [1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0];
@@ -34,6 +34,7 @@ pub(crate) struct Metric {
 
 impl Metric {
     /// As Prometheus writes it; OpenTelemetry's exporters make the same of name and unit.
+    #[cfg(any(feature = "metrics", test))]
     pub(crate) fn prometheus_name(&self) -> String {
         let name = self.name.replace('.', "_");
         match (self.kind, self.unit) {
@@ -43,6 +44,7 @@ impl Metric {
         }
     }
 
+    #[cfg(feature = "opentelemetry")]
     pub(crate) fn buckets(&self) -> &'static [f64] {
         match self.unit {
             "s" => &SECONDS_BUCKETS,

@@ -77,30 +77,24 @@ fn relate(_: &Span, _: &Headers, _: TraceRelation) {}
 
 /// The context of a handler: it carries the trace of `span` on, or that of the message.
 pub(crate) fn handler_context(span: &Span, headers: &Headers) -> Context {
-    match carried(span) {
-        Some(headers) => Context::with_trace_of(&headers),
-        None => Context::with_trace_of(headers),
-    }
+    Context::with_trace_of(own_headers(span).as_ref().unwrap_or(headers))
 }
 
-/// Gives drafts the trace of `span` where they have none of their own. Without one, the storage gives them what
-/// the caller has set on the context.
+/// Gives drafts the trace of `span`, or, where it is not exported, of the current one, unless they have one of
+/// their own. Without any, the storage gives them what the caller has set on the context.
 pub(crate) fn add_trace(span: &Span, drafts: &mut [Draft]) {
-    let Some(headers) = carried(span) else { return };
+    let Some(headers) = own_headers(span).or_else(|| own_headers(&Span::current())) else { return };
     let cx = Context::with_trace_of(&headers);
     drafts.iter_mut().for_each(|draft| cx.add_trace_headers(&mut draft.headers));
 }
 
-/// The headers that carry the trace of `span`, or, where nobody is interested in it, of the current one.
+/// The headers that carry the trace of `span`.
 #[cfg(feature = "opentelemetry")]
-fn carried(span: &Span) -> Option<Headers> {
-    match span.is_disabled() {
-        true => crate::trace_context::headers(&Span::current()),
-        false => crate::trace_context::headers(span),
-    }
+fn own_headers(span: &Span) -> Option<Headers> {
+    crate::trace_context::headers(span)
 }
 
 #[cfg(not(feature = "opentelemetry"))]
-fn carried(_: &Span) -> Option<Headers> {
+fn own_headers(_: &Span) -> Option<Headers> {
     None
 }

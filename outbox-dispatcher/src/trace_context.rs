@@ -28,6 +28,9 @@ pub fn trace_headers(span: &Span) -> Option<Headers> {
 }
 
 pub(crate) fn headers(span: &Span) -> Option<Headers> {
+    if span.is_disabled() {
+        return None;
+    }
     let cx = span.context();
     let span = cx.span();
     let cx = span.span_context();

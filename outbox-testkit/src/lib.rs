@@ -79,6 +79,8 @@ pub mod proxy;
 mod random;
 mod rehearsal;
 #[cfg(feature = "conformance")]
+pub mod secrets;
+#[cfg(feature = "conformance")]
 pub mod server;
 
 #[cfg(feature = "conformance")]

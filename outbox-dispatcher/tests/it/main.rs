@@ -3,6 +3,7 @@
 mod delivery;
 mod failures;
 mod leases;
+mod observing;
 mod schedules;
 mod stopping;
 mod support;

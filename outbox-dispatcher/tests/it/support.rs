@@ -1,3 +1,5 @@
+mod watch;
+
 use std::collections::HashMap;
 use std::future::{Future, pending};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,8 +12,9 @@ use outbox_core::{
 };
 use outbox_dispatcher::{
     Backoff, CancellationToken, Config, Dispatcher, Event, HandlerError, HandlerResult, Jitter, Message,
-    Observer, Report, Router,
+    Observer, Report, Router, TracingObserver,
 };
+use outbox_testkit::secrets::{Sentinel, TOKEN};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::Notify;
@@ -74,6 +77,7 @@ pub(crate) struct Claimed {
 impl Store {
     #[allow(clippy::disallowed_methods, reason = "compares with the clock of the memory repository")]
     pub(crate) fn new() -> Self {
+        watch::watch();
         Self {
             really_started: std::time::Instant::now(),
             memory: MemoryRepository::new(),
@@ -133,7 +137,7 @@ impl Store {
         &self,
         drafts: impl IntoIterator<Item = Draft>,
     ) -> Vec<MessageId> {
-        let drafts = drafts.into_iter().collect();
+        let drafts = drafts.into_iter().map(|draft| draft.header("authorization", TOKEN)).collect();
         let tx = Transactor::over(self.memory.clone());
         tx.run(async |cx| self.memory.enqueue(cx, drafts).await).await.expect("enqueue")
     }
@@ -280,7 +284,9 @@ pub(crate) struct Events(Arc<Mutex<Vec<String>>>);
 
 impl Observer for Events {
     fn on(&self, event: &Event<'_>) {
+        Sentinel.look(&format!("{event:?}"));
         let text = match event {
+            Event::Handled { .. } => return,
             Event::Claimed { n_messages, n_dead, .. } => format!("claimed {n_messages}, dead {n_dead}"),
             Event::Delivered { attempt, .. } => format!("delivered {attempt}"),
             Event::Retried { attempt, after, error, .. } => {
@@ -325,7 +331,8 @@ pub(crate) struct Running {
 pub(crate) fn start(store: &Store, router: Router, config: Config) -> Running {
     let (token, events) = (CancellationToken::new(), Events::default());
     let dispatcher = Dispatcher::new(store.clone(), router).with_config(config).expect("config");
-    let task = tokio::spawn(dispatcher.with_observer(events.clone()).run(token.clone()));
+    let observer = (TracingObserver, (events.clone(), watch::metrics()));
+    let task = tokio::spawn(dispatcher.with_observer(observer).run(token.clone()));
     Running { token, task, events }
 }
 

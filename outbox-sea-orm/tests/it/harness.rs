@@ -17,6 +17,7 @@ pub(crate) struct Tables {
 
 impl Tables {
     async fn create(db: DatabaseConnection, schema: &str) -> Self {
+        crate::support::watch_log();
         let name = |table| TableName::parse(&format!("{schema}.{table}")).expect("name");
         let outbox = OutboxTable::new(&db, name("outbox"));
         let inbox = ProcessedTable::new(&db, name("inbox"));
@@ -70,7 +71,7 @@ impl Harness for Postgres {
     async fn start() -> Result<Self, Skip> {
         let server = outbox_testkit::server::postgres().await?;
         let mut options = ConnectOptions::new(server.url());
-        options.max_connections(12).sqlx_logging(false);
+        options.max_connections(12);
         let db = Database::connect(options).await.expect("connect");
         let schema = format!("t_{}", Uuid::new_v4().simple());
         let tables = Tables::create(db, &schema).await;
@@ -120,7 +121,7 @@ impl Harness for Sqlite {
         let folder = tempfile::tempdir().expect("folder");
         let mut options =
             ConnectOptions::new(format!("sqlite://{}/test.db?mode=rwc", folder.path().display()));
-        options.max_connections(6).sqlx_logging(false).map_sqlx_sqlite_opts(|options| {
+        options.max_connections(6).map_sqlx_sqlite_opts(|options| {
             use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
             options
                 .journal_mode(SqliteJournalMode::Wal)

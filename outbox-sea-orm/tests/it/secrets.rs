@@ -8,34 +8,13 @@ use outbox_core::{
     ClaimRequest, Context, DeadLetterQuery, Draft, Error, Mark, Marked, Operations, Outcome, ProcessedStore,
     Repository, RepositoryExt, Result, Settlement,
 };
-use outbox_dispatcher::{Config, Dispatcher, Message, Router};
+use outbox_dispatcher::{Config, DepthWatch, Dispatcher, Instrumented, Message, Router, TracingObserver};
 use outbox_sea_orm::{OutboxTable, ProcessedTable, transactor};
+use outbox_testkit::secrets::{TOKEN, assert_clean};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{LEASE, Log, Pool, Site, run_logged, run_logged_on_sqlite};
-
-const TOKEN: &str = "S3CR3T-4f2c";
-
-/// The token, and how bytes are usually shown.
-fn disguises() -> [String; 4] {
-    let bytes = TOKEN.as_bytes();
-    let hex = |upper: bool| -> String {
-        bytes.iter().map(|byte| if upper { format!("{byte:02X}") } else { format!("{byte:02x}") }).collect()
-    };
-    let list = format!("{bytes:?}").trim_matches(['[', ']']).to_owned();
-    [TOKEN.to_owned(), hex(false), hex(true), list]
-}
-
-#[track_caller]
-fn assert_clean(what: &str, text: &str) {
-    for disguise in disguises() {
-        if let Some((before, _)) = text.split_once(&disguise) {
-            let line = before.rsplit('\n').next().unwrap_or_default();
-            panic!("{what} shows the secret behind: {line}");
-        }
-    }
-}
+use crate::support::{LEASE, Log, PATIENCE, Pool, Site, run_logged, run_logged_on_sqlite};
 
 #[track_caller]
 fn assert_debug_clean(value: &impl Debug) {
@@ -193,7 +172,12 @@ impl<'a> Logged<'a> {
     }
 
     async fn dispatch(&self) {
-        self.outbox.enqueue_autocommit(["fails", "panics", "works"].map(draft)).await.expect("enqueue");
+        let outbox = Instrumented::new(self.outbox.clone());
+        let drafts = ["fails", "panics", "works"].map(draft);
+        let enqueue = async |table: &OutboxTable, drafts| table.enqueue_autocommit(drafts).await;
+        outbox.enqueue_with(drafts, enqueue).await.expect("enqueue");
+        DepthWatch::new(outbox.clone(), TracingObserver).look(PATIENCE).await.expect("stats");
+        assert_debug_clean(&outbox);
         let router = Router::new()
             .on("fails", async |_: Message| Err("refused by the downstream")?)
             .on("panics", async |message: Message| {
@@ -202,7 +186,7 @@ impl<'a> Logged<'a> {
             })
             .on("works", async |_: Message| Ok(()));
         let config = Config::default().with_max_attempts(1);
-        let dispatcher = Dispatcher::new(self.outbox.clone(), router).with_config(config).expect("config");
+        let dispatcher = Dispatcher::new(outbox, router).with_config(config).expect("config");
         let report = dispatcher.drain_once().await.expect("drained");
         assert_eq!(report.n_done, 1);
         assert_debug_clean(&report);
@@ -216,7 +200,9 @@ fn assert_log_clean(log: &Log, tables: &[&str]) {
         let insert = format!("INSERT INTO {table}");
         assert!(text.replace('\\', "").contains(&insert), "nothing was logged of {table}");
     }
-    assert!(text.contains("outbox_dispatcher"), "the dispatcher logs as well");
+    for part in ["outbox_dispatcher::span: new", "called operation=", "depth topic=", "dead letter"] {
+        assert!(text.contains(part), "the log has no {part}");
+    }
     assert_clean("the log", &text);
 }
 

@@ -3,16 +3,18 @@
 use std::future::{Future, poll_fn};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::task::Poll;
 use std::time::Duration;
 
 use outbox_core::{Claim, ClaimRequest, Draft, MessageId, Outcome, Repository, Settlement, TableName};
 use outbox_sea_orm::{OutboxTable, ProcessedTable};
 use outbox_testkit::proxy::Proxy;
+use outbox_testkit::secrets::{Sentinel, TOKEN};
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement, TryGetable};
 use tokio::process::Command;
+use tracing_subscriber::fmt::format::FmtSpan;
 use uuid::Uuid;
 
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
@@ -161,6 +163,7 @@ impl Site {
     }
 
     async fn open(place: Place, pool: Pool<'_>) -> Self {
+        watch_log();
         let db = place.connect(pool).await;
         let outbox = OutboxTable::new(&db, place.name("outbox"));
         let inbox = ProcessedTable::new(&db, place.name("inbox"));
@@ -248,7 +251,7 @@ impl Site {
 
     /// Stores `n` messages of `topic`.
     pub(crate) async fn enqueue(&self, topic: &str, n: usize) -> Vec<MessageId> {
-        let drafts: Vec<Draft> = (0..n).map(|_| Draft::new(topic, "payload")).collect();
+        let drafts: Vec<Draft> = (0..n).map(|_| secret_draft(topic)).collect();
         self.outbox.enqueue_autocommit(drafts).await.expect("enqueue")
     }
 
@@ -300,6 +303,11 @@ impl Site {
         let _: i64 = value(&db, &others).await;
         db.execute_unprepared(&format!("DROP SCHEMA {schema} CASCADE")).await.expect("drop the schema");
     }
+}
+
+/// A draft with a secret in its payload and in a header.
+pub(crate) fn secret_draft(topic: &str) -> Draft {
+    Draft::new(topic, format!("payload {TOKEN}")).header("authorization", TOKEN)
 }
 
 /// See [`Site::victim`].
@@ -495,6 +503,20 @@ async fn alone(name: &str, url: &str) -> Option<Log> {
     None
 }
 
+/// Lets all that this process logs go through a watch for the secret of the suite's messages.
+pub(crate) fn watch_log() {
+    static WATCH: Once = Once::new();
+    WATCH.call_once(|| {
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_span_events(FmtSpan::NEW | FmtSpan::CLOSE)
+            .with_writer(|| Sentinel)
+            .finish();
+        // a process that keeps its log to look into has a subscriber already
+        let _ = tracing::subscriber::set_global_default(subscriber);
+    });
+}
+
 /// Everything that this process logs.
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -504,6 +526,7 @@ impl Log {
         let writer = Arc::clone(&text);
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
+            .with_span_events(FmtSpan::NEW | FmtSpan::CLOSE)
             .with_ansi(false)
             .with_writer(move || LogWriter(Arc::clone(&writer)))
             .finish();

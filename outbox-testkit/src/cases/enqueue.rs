@@ -62,7 +62,8 @@ pub async fn headers_are_exact(h: &impl Harness) {
         ("größe", ""),
         ("quoted", r#"'"\ $1 {} -- /* */ null"#),
     ];
-    let with_headers = headers.iter().fold(draft(), |draft, (name, value)| draft.header(*name, *value));
+    let with_headers =
+        headers.iter().fold(Draft::new("topic", ""), |draft, (name, value)| draft.header(*name, *value));
     h.enqueue(with_headers).await;
     let expected: Headers = headers.map(|(name, value)| (name.into(), value.into())).into();
     assert_eq!(h.claim_one().await.message.headers, expected);
@@ -111,7 +112,11 @@ pub async fn trace_headers_travel_with_the_message(h: &impl Harness) {
     };
     let of_the_context = headers(&[("traceparent", "00-cx"), ("tracestate", "cx=1")]);
     assert_eq!(claimed[0].message.headers, of_the_context);
-    assert_eq!(claimed[1].message.headers, headers(&[("traceparent", "00-own")]), "the state is of another trace");
+    assert_eq!(
+        claimed[1].message.headers,
+        headers(&[("traceparent", "00-own")]),
+        "the state is of another trace"
+    );
 }
 
 /// An id that is stored already is reported; the other drafts are stored and the transaction commits.
@@ -126,7 +131,7 @@ pub async fn repeated_id_is_reported_and_the_rest_is_stored(h: &impl Harness) {
     h.commit(cx).await;
     let claimed = h.claim(10).await;
     assert_eq!(ids(&claimed), [known, before, beside.id, after]);
-    assert_eq!(claimed[0].message.payload, "payload", "the stored message must stay as it is");
+    assert_eq!(claimed[0].message.payload, draft().payload, "the stored message must stay as it is");
 }
 
 /// An id that this transaction has enqueued before is reported too.

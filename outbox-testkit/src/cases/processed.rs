@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::lacks;
 use super::steps::{HOUR, Steps, assert_invalid, assert_near, draft, insist, kind, soon};
 use crate::ProcessedHarness;
+use crate::secrets::TOKEN;
 
 const GROUP: &str = "group";
 
@@ -217,7 +218,7 @@ pub async fn record_of_the_first_comes_back(h: &impl ProcessedHarness) {
     let id = Uuid::now_v7();
     let metadata = json!({
         "text": "Grüße\n\"😀\" \\u0041 ' ; --", "": "", "numbers": [0, -1, 1.5, i64::MAX],
-        "nested": { "a": [null, true, { "b": [] }] }, "null": null,
+        "nested": { "a": [null, true, { "b": [] }] }, "null": null, "password": TOKEN,
     });
     let first = Mark::new(GROUP, id).with_metadata(metadata.clone()).with_fingerprint("sha256:äöü");
     assert_eq!(mark(h, first).await, Marked::First);

@@ -12,6 +12,7 @@ use outbox_core::{
 use tokio::time::{sleep, timeout};
 
 use crate::Harness;
+use crate::secrets::TOKEN;
 
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -22,11 +23,12 @@ pub(crate) const LEASE: Duration = HOUR;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn draft() -> Draft {
-    Draft::new("topic", "payload")
+    on("topic")
 }
 
+/// With a secret in its payload and in a header.
 pub(crate) fn on(topic: &str) -> Draft {
-    Draft::new(topic, "payload")
+    Draft::new(topic, format!("payload {TOKEN}")).header("authorization", TOKEN)
 }
 
 pub(crate) fn drafts(n: usize) -> Vec<Draft> {

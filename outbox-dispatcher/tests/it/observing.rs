@@ -1,0 +1,7 @@
+//! What observers, recorders and exporters see.
+
+mod instrumented;
+#[cfg(any(feature = "metrics", feature = "opentelemetry"))]
+mod measured;
+mod secrets;
+mod spans;
