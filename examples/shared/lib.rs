@@ -73,3 +73,8 @@ pub async fn connect_sqlite(file: &Path) -> Result<DatabaseConnection, DbErr> {
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
+/// The example of the page on observability.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/observability.md")]
+pub struct Observability;
