@@ -33,7 +33,9 @@ fn prometheus() -> Result<PrometheusHandle, AnyError> {
 /// A log of what matters, and spans for an exporter. A service gives the provider an OTLP exporter.
 fn tracing(exporter: InMemorySpanExporter) -> SdkTracerProvider {
     let provider = SdkTracerProvider::builder().with_simple_exporter(exporter).build();
-    let spans = Targets::new().with_default(LevelFilter::INFO).with_target("outbox_dispatcher::span", LevelFilter::DEBUG);
+    let spans = Targets::new()
+        .with_default(LevelFilter::INFO)
+        .with_target("outbox_dispatcher::span", LevelFilter::DEBUG);
     let traces = tracing_opentelemetry::layer().with_tracer(provider.tracer("shop")).with_filter(spans);
     let log = tracing_subscriber::fmt::layer().with_filter(LevelFilter::INFO);
     tracing_subscriber::registry().with(traces).with(log).init();

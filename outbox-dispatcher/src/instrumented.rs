@@ -3,8 +3,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, DeadLetterPage, DeadLetterQuery, Draft, Lease, Mark, Marked, MessageId,
-    Moved, Operations, ProcessedStore, Repository, Result, Settled, Settlement, Stats, Transactions, Wakeup,
+    Claim, ClaimRequest, Context, DeadLetterPage, DeadLetterQuery, Draft, Enqueued, Inspect, Lease, Mark,
+    Marked, MessageId, Moved, Operations, ProcessedStore, Repository, Result, Settled, Settlement, Stats,
+    Transactions, Wakeup,
 };
 use serde_json::Value;
 use tokio::time::Instant;
@@ -20,8 +21,8 @@ use crate::{CallEnd, Event, Observer, TracingObserver, span};
 /// trace; without it, or without a layer of tracing-opentelemetry, they carry what the caller has set on the
 /// [`Context`].
 ///
-/// What else the storage can do ([`Operations`], [`Wakeup`], [`ProcessedStore`], [`Transactions`]) it can do in
-/// here as well.
+/// What else the storage can do ([`Operations`], [`Inspect`], [`Wakeup`], [`ProcessedStore`], [`Transactions`]) it
+/// can do in here as well.
 ///
 /// # Examples
 /// ```
@@ -210,6 +211,12 @@ impl<R: Operations> Operations for Instrumented<R> {
 
     async fn check(&self) -> Result<()> {
         self.call("check", self.inner.check()).await
+    }
+}
+
+impl<R: Inspect> Inspect for Instrumented<R> {
+    async fn enqueued(&self, cx: &Context, limit: usize) -> Result<Vec<Enqueued>> {
+        self.call("enqueued", self.inner.enqueued(cx, limit)).await
     }
 }
 

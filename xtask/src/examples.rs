@@ -11,8 +11,14 @@ use crate::{
     report::Outcome,
 };
 
-const EXAMPLES: &[&str] =
-    &["quickstart", "transactional_enqueue", "inbox_consumer", "axum_service", "custom_backend", "observability"];
+const EXAMPLES: &[&str] = &[
+    "quickstart",
+    "transactional_enqueue",
+    "inbox_consumer",
+    "axum_service",
+    "custom_backend",
+    "observability",
+];
 
 /// Built with the flags of the test run, which has compiled all of it already: `cargo run -p` would resolve
 /// other features and compile the database drivers once more.

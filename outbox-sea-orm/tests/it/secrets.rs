@@ -252,7 +252,8 @@ async fn the_log_never_holds_the_password_on_postgres() {
         assert!(!format!("{listener:?} {:?}", logged.outbox).contains(password));
         let text = log.take();
         assert!(text.contains("outbox_sea_orm") || text.contains("sqlx"), "our own connections are logged");
-        let line = text.lines().find(|line| line.contains(password)).map(|line| line.replace(password, "PASSWORD"));
+        let line =
+            text.lines().find(|line| line.contains(password)).map(|line| line.replace(password, "PASSWORD"));
         assert_eq!(line, None);
     })
     .await;

@@ -54,7 +54,7 @@ impl ProcessedHarness for Wrapped {
     }
 }
 
-conformance!(Wrapped: repository, operations, processed);
+conformance!(Wrapped: repository, operations, processed, inspect);
 
 /// The calls and what was enqueued, as short texts.
 #[derive(Clone, Default)]
