@@ -2,14 +2,17 @@
 
 use std::io::{self, Write, stderr};
 use std::process::abort;
+use std::sync::LazyLock;
 
 /// Stands in the payload and in a header of what the cases enqueue. Let whatever your backend logs go through a
 /// [`Sentinel`] while the suite runs.
 pub const TOKEN: &str = "S3CR3T-4f2c";
 
+static DISGUISES: LazyLock<[String; 4]> = LazyLock::new(disguises);
+
 /// What `text` shows before it shows the token, as it is or as bytes are usually shown: the line up to there.
 pub fn find(text: &str) -> Option<&str> {
-    let shown = disguises().into_iter().filter_map(|disguise| text.find(&disguise)).min()?;
+    let shown = DISGUISES.iter().filter_map(|disguise| text.find(disguise)).min()?;
     text[..shown].rsplit('\n').next()
 }
 

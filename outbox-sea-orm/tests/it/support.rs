@@ -503,12 +503,13 @@ async fn alone(name: &str, url: &str) -> Option<Log> {
     None
 }
 
-/// Lets all that this process logs go through a watch for the secret of the suite's messages.
+/// Lets all that this process logs go through a watch for the secret of the suite's messages. SeaORM's spans of
+/// level trace are left to the tests that log everything: they slow each statement down.
 pub(crate) fn watch_log() {
     static WATCH: Once = Once::new();
     WATCH.call_once(|| {
         let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
+            .with_env_filter("trace,sea_orm=debug")
             .with_span_events(FmtSpan::NEW | FmtSpan::CLOSE)
             .with_writer(|| Sentinel)
             .finish();
