@@ -55,7 +55,8 @@ fn names(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2).filter(|name| {
         let is_path = name.contains("::") && !name.ends_with("::");
         let is_lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_:".contains(&byte);
-        name.bytes().all(is_lower) && (is_path || name.matches('_').count() >= 3)
+        let is_metric = name.starts_with("outbox_") && !is_path;
+        name.bytes().all(is_lower) && !is_metric && (is_path || name.matches('_').count() >= 3)
     })
 }
 
