@@ -1,5 +1,6 @@
 //! What observers, recorders and exporters see.
 
+mod depth;
 mod instrumented;
 #[cfg(any(feature = "metrics", feature = "opentelemetry"))]
 mod measured;
