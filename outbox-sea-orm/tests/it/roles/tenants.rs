@@ -9,12 +9,14 @@ use crate::support::LEASE;
 
 const OPERATIONS: &str = include_str!("../../../../docs/operations.md");
 
-/// The SQL of the chapter on tenants, for this schema's table and roles.
-fn policies(schema: &str) -> String {
+/// The SQL of the chapter on tenants, for this schema's table and roles: the producers' policy and the dispatchers'.
+fn policies(schema: &str) -> [String; 2] {
     let (_, chapter) = OPERATIONS.split_once("## Tenants").expect("the chapter");
     let (_, rest) = chapter.split_once("```sql\n").expect("its SQL");
     let (sql, _) = rest.split_once("```").expect("the end of its SQL");
-    rename_roles(&sql.replace("\"outbox\"", &format!("{schema}.outbox")), schema)
+    let sql = rename_roles(&sql.replace("\"outbox\"", &format!("{schema}.outbox")), schema);
+    let (producers, dispatchers) = sql.split_once("CREATE POLICY all_tenants").expect("two policies");
+    [producers.to_owned(), format!("CREATE POLICY all_tenants{dispatchers}")]
 }
 
 fn draft(tenant: &str) -> Draft {
@@ -38,7 +40,8 @@ async fn enqueue_as(roles: &Roles, tenant: Option<&str>, draft: Draft) -> outbox
 }
 
 async fn a_producer_writes_for_one_tenant_and_a_dispatcher_sees_all(roles: &Roles) {
-    roles.owner.tables.execute(&policies(roles.owner.schema())).await.expect("the policies");
+    let [producers, dispatchers] = policies(roles.owner.schema());
+    roles.owner.tables.execute(&producers).await.expect("the producers' policy");
     enqueue_as(roles, Some("acme"), draft("acme")).await.expect("its own");
     enqueue_as(roles, Some("umbrella"), draft("umbrella")).await.expect("its own");
     for (tenant, draft) in [
@@ -53,6 +56,9 @@ async fn a_producer_writes_for_one_tenant_and_a_dispatcher_sees_all(roles: &Role
         assert!(!format!("{error:?}").contains("umbrella"), "{error:?}");
     }
     let dispatcher = &roles.by_role.dispatcher.outbox;
+    let blind = dispatcher.claim(ClaimRequest::new(10, LEASE)).await.expect("claim");
+    assert!(blind.is_empty(), "the trap that the document warns of");
+    roles.owner.tables.execute(&dispatchers).await.expect("the dispatchers' policy");
     let claim = dispatcher.claim(ClaimRequest::new(10, LEASE)).await.expect("claim");
     let tenants: Vec<_> =
         claim.messages.iter().filter_map(|claimed| claimed.message.header("tenant")).collect();
