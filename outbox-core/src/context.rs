@@ -59,7 +59,7 @@ impl Context {
 
     /// Adds this context's trace headers to those of a message that has no `traceparent` of its own.
     pub fn add_trace_headers(&self, headers: &mut Headers) {
-        if headers.contains_key(TRACE_PARENT) || !self.headers.contains_key(TRACE_PARENT) {
+        if !self.headers.contains_key(TRACE_PARENT) || headers.contains_key(TRACE_PARENT) {
             return;
         }
         for name in TRACE_HEADERS {

@@ -345,6 +345,7 @@ mod tests {
 
     #[test]
     fn an_id_that_another_draft_may_have_is_no_first_use() {
+        let draft = || Draft::new("t", "x");
         let first = draft();
         assert!(first.is_first_use());
         let again = first.clone();
