@@ -1,5 +1,6 @@
 //! The label sets that an adapter has seen, each with what it keeps for it.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{PoisonError, RwLock};
 
@@ -30,15 +31,14 @@ impl<T> Series<T> {
         make: impl FnOnce(Labels<'_>) -> T,
         record: impl FnOnce(&T),
     ) {
-        let mut labels = labels.to_vec();
-        self.bound_topics(id, &mut labels);
-        let key = labels.join("\u{1f}");
         let series = &self.by_metric[id.index()];
-        if let Some(known) = series.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(known) = series.read().unwrap_or_else(PoisonError::into_inner).get(&*key(labels)) {
             return record(known);
         }
+        let mut labels = labels.to_vec();
+        self.bound_topics(id, &mut labels);
         let mut series = series.write().unwrap_or_else(PoisonError::into_inner);
-        record(series.entry(key).or_insert_with(|| make(&labels)));
+        record(series.entry(key(&labels).into_owned()).or_insert_with(|| make(&labels)));
     }
 
     fn bound_topics(&self, id: Id, labels: &mut [&str]) {
@@ -55,6 +55,13 @@ impl<T> Series<T> {
         drop(topics);
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
         topics.len() < MAX_TOPICS && topics.insert(topic.to_owned()) || topics.contains(topic)
+    }
+}
+
+fn key<'a>(labels: Labels<'a>) -> Cow<'a, str> {
+    match labels {
+        [label] => Cow::Borrowed(label),
+        _ => Cow::Owned(labels.join("\u{1f}")),
     }
 }
 
