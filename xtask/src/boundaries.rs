@@ -19,11 +19,15 @@ const DATABASES: &[&str] = &[
 ];
 const RUNTIMES: &[&str] = &["tokio", "async-std", "smol", "async-global-executor"];
 
+/// What only an adapter needs, behind a feature of the dispatcher.
+const TELEMETRY: &[&str] = &["metrics", "opentelemetry", "tracing-opentelemetry"];
+
 /// A crate, and the families that must not appear among its normal dependencies with all features on.
 const RULES: &[(&str, &[&[&str]])] = &[
-    ("outbox-core", &[DATABASES, RUNTIMES]),
+    ("outbox-core", &[DATABASES, RUNTIMES, TELEMETRY]),
     ("outbox-dispatcher", &[DATABASES]),
-    ("outbox-inbox", &[DATABASES]),
+    ("outbox-inbox", &[DATABASES, TELEMETRY]),
+    ("outbox-sea-orm", &[TELEMETRY]),
     ("outbox-testkit", &[DATABASES]),
 ];
 
@@ -32,7 +36,8 @@ const SUITE: &[&str] = &["proptest", "testcontainers"];
 
 pub(crate) fn check() -> Outcome {
     RULES.iter().try_for_each(|(package, families)| check_one(package, &["--all-features"], families))?;
-    check_one("outbox-testkit", &[], &[RUNTIMES, SUITE])
+    check_one("outbox-testkit", &[], &[RUNTIMES, SUITE])?;
+    check_one("outbox-dispatcher", &[], &[TELEMETRY])
 }
 
 fn check_one(package: &str, features: &[&str], families: &[&[&str]]) -> Outcome {
