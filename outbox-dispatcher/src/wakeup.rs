@@ -14,11 +14,11 @@ use crate::health::within;
 use crate::observer::Observers;
 
 /// Claims that find something this soon after each other are a stream.
-const STREAM_GAP: Duration = Duration::from_millis(5);
+const STREAM_GAP: Duration = Duration::from_millis(6);
 /// How many such claims in a row. Two of fifty messages a second are often that close.
 const STREAM_LENGTH: u32 = 3;
 /// A stream is looked after by polling: producers that need not hint commit faster.
-const STREAM_POLL: Duration = Duration::from_millis(3);
+const STREAM_POLL: Duration = Duration::from_millis(4);
 /// How long a stream must have been empty before the dispatcher goes to sleep.
 const STREAM_END: Duration = Duration::from_millis(20);
 /// A claim that goes on where the last one ended may pass over a late commit for a tenth of a second.
@@ -375,12 +375,12 @@ mod tests {
         assert_eq!(look(0, Found::Some), None, "one message");
         assert_eq!(look(20, Found::Some), None, "fifty a second");
         assert_eq!(look(23, Found::Some), None);
-        assert_eq!(look(26, Found::Some), Some(29), "three in a row");
-        assert_eq!(look(29, Found::Nothing), Some(32));
-        assert_eq!(look(45, Found::Some), Some(48), "it lasts");
+        assert_eq!(look(26, Found::Some), Some(30), "three in a row");
+        assert_eq!(look(30, Found::Nothing), Some(34));
+        assert_eq!(look(45, Found::Some), Some(49), "it lasts");
         assert_eq!(look(47, Found::Nothing), None, "one message alone does not prolong it");
         assert_eq!(look(90, Found::More), Some(90), "a backlog");
         assert_eq!(look(190, Found::Several), None, "one transaction with several messages");
-        assert_eq!(look(200, Found::Several), Some(203), "claims that take so long that several gather");
+        assert_eq!(look(200, Found::Several), Some(204), "claims that take so long that several gather");
     }
 }

@@ -99,7 +99,7 @@ fn row(draft: Draft) -> Result<Values> {
     ]))
 }
 
-/// One array a column; empty where the statement does without. No element is NULL, which the driver could not bind.
+/// One array a column, but for the payloads; empty where the statement does without. No element is NULL, which the driver could not bind.
 #[cfg(feature = "postgres")]
 fn columns(drafts: Vec<Draft>) -> Result<Values> {
     let n = drafts.len();
@@ -109,14 +109,18 @@ fn columns(drafts: Vec<Draft>) -> Result<Values> {
     let mut topics = Vec::with_capacity(n);
     let mut keys = Vec::with_capacity(n);
     let mut is_keyless = Vec::new();
-    let mut payloads: Vec<Vec<u8>> = Vec::with_capacity(n);
+    let mut payloads = Vec::with_capacity(drafts.iter().map(|draft| draft.payload.len()).sum());
+    let mut starts = Vec::with_capacity(n);
+    let mut lengths = Vec::with_capacity(n);
     let mut headers = Vec::with_capacity(n);
     let mut delays = Vec::new();
     for draft in drafts {
         headers.push(json(&draft)?);
         ids.push(draft.id);
         topics.push(draft.topic);
-        payloads.push(draft.payload.into());
+        starts.push(position(payloads.len() + 1)?);
+        lengths.push(position(draft.payload.len())?);
+        payloads.extend_from_slice(&draft.payload);
         if has_delay {
             delays.push(draft.delay.micros());
         }
@@ -133,10 +137,18 @@ fn columns(drafts: Vec<Draft>) -> Result<Values> {
         keys.into(),
         is_keyless.into(),
         payloads.into(),
+        starts.into(),
+        lengths.into(),
         headers.into(),
         delays.into(),
     ];
     Ok(Values(columns))
+}
+
+/// A place in all payloads of a statement.
+#[cfg(feature = "postgres")]
+fn position(bytes: usize) -> Result<i32> {
+    i32::try_from(bytes).map_err(|_| Error::invalid("payload", "exceeds 2 GiB"))
 }
 
 #[cfg(feature = "sqlite")]

@@ -93,6 +93,10 @@ impl ClaimedRow {
         let id = column(row, 1).unwrap_or_default();
         let lease = Lease { id, token, locator };
         Ok(match message(dialect, row) {
+            // a claim counts its attempt from 1
+            Ok(message) if message.attempt == 0 => {
+                Self::Undecodable(lease, "undecodable row: attempts".to_owned())
+            }
             Ok(message) => Self::Message(Claimed { message, lease }),
             Err(error) => Self::Undecodable(lease, format!("undecodable row: {error}")),
         })
@@ -134,10 +138,8 @@ pub(crate) fn readable(dialect: Dialect, row: &QueryResult) -> Message {
     })
 }
 
-/// Counted from 1.
 fn attempt(row: &QueryResult) -> Result<u32> {
-    let attempt = u32::try_from(column::<i32>(row, 7)?).ok();
-    attempt.filter(|attempt| *attempt > 0).ok_or_else(|| undecodable(7))
+    u32::try_from(column::<i32>(row, 7)?).map_err(|_| undecodable(7))
 }
 
 fn headers(text: &str) -> Result<Headers> {
