@@ -4,20 +4,25 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::{Error, ErrorKind, Headers, Result};
+use crate::delivery::Cancelled;
+use crate::{Delivery, Error, ErrorKind, Headers, Result};
 
 const TRACE_PARENT: &str = "traceparent";
 const TRACE_HEADERS: [&str; 2] = [TRACE_PARENT, "tracestate"];
 
-/// Carries the caller's open transaction and its trace headers.
+static NO_HEADERS: Headers = Headers::new();
+
+/// Carries the caller's open transaction and its trace headers; inside a handler also until when it may run.
 ///
 /// A cheap handle: clones share the transaction. It is passed on explicitly; [`scope`](Self::scope) also
 /// makes it the current one of the task, for code that cannot take an argument.
 #[derive(Clone, Default)]
 pub struct Context {
     transaction: Option<Arc<dyn Any + Send + Sync>>,
-    headers: Arc<Headers>,
+    headers: Option<Arc<Headers>>,
+    delivery: Option<Arc<Delivery>>,
 }
 
 thread_local! {
@@ -48,22 +53,22 @@ impl Context {
     /// enqueued with it; others stay here.
     #[must_use]
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        Arc::make_mut(&mut self.headers).insert(name.into(), value.into());
+        Arc::make_mut(self.headers.get_or_insert_default()).insert(name.into(), value.into());
         self
     }
 
     /// The headers of the context.
     pub fn headers(&self) -> &Headers {
-        &self.headers
+        self.headers.as_deref().unwrap_or(&NO_HEADERS)
     }
 
     /// Adds this context's trace headers to those of a message that has no `traceparent` of its own.
     pub fn add_trace_headers(&self, headers: &mut Headers) {
-        if !self.headers.contains_key(TRACE_PARENT) || headers.contains_key(TRACE_PARENT) {
+        if !self.headers().contains_key(TRACE_PARENT) || headers.contains_key(TRACE_PARENT) {
             return;
         }
         for name in TRACE_HEADERS {
-            match self.headers.get(name) {
+            match self.headers().get(name) {
                 Some(value) => headers.insert(name.to_owned(), value.clone()),
                 // a state belongs to its parent
                 None => headers.remove(name),
@@ -77,6 +82,56 @@ impl Context {
             Some(value) => cx.with_header(*name, value),
             None => cx,
         })
+    }
+
+    /// Puts the run of a handler on the context.
+    #[must_use]
+    pub fn with_delivery(mut self, delivery: impl Into<Arc<Delivery>>) -> Self {
+        self.delivery = Some(delivery.into());
+        self
+    }
+
+    /// The run of the handler that got this context; `None` outside of a handler.
+    pub fn delivery(&self) -> Option<&Arc<Delivery>> {
+        self.delivery.as_ref()
+    }
+
+    /// When the handler is cut off by its time-out; `None` without one.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.delivery.as_ref()?.deadline()
+    }
+
+    /// Whether the handler's run is over: it has ended, or was called off because its time is up, its lease is
+    /// lost or the dispatcher stops. Then the message may be delivered somewhere else already.
+    pub fn is_cancelled(&self) -> bool {
+        self.delivery.as_ref().is_some_and(|delivery| delivery.is_cancelled())
+    }
+
+    /// Waits until the handler's run is over; for ever outside of a handler.
+    ///
+    /// A handler that is called off is dropped at its next `await`, so this is for what it has started
+    /// elsewhere: a spawned task, a thread, a request that must be cancelled explicitly.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    ///
+    /// # Examples
+    /// ```
+    /// # use outbox_core::{Context, HandlerResult, Message};
+    /// # async fn upload(_: Message) -> Result<(), String> { Ok(()) }
+    /// async fn handle(cx: Context, message: Message) -> HandlerResult {
+    ///     let uploading = tokio::spawn(async move {
+    ///         tokio::select! {
+    ///             uploaded = upload(message) => uploaded,
+    ///             () = cx.cancelled() => Err("called off".to_owned()),
+    ///         }
+    ///     });
+    ///     uploading.await??;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn cancelled(&self) -> impl Future<Output = ()> + Send + use<> {
+        Cancelled(self.delivery.clone())
     }
 
     /// Whether the context carries a transaction.
@@ -143,7 +198,7 @@ impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
             .field("has_transaction", &self.has_transaction())
-            .field("n_headers", &self.headers.len())
+            .field("n_headers", &self.headers().len())
             .finish()
     }
 }
@@ -160,6 +215,21 @@ mod tests {
         assert_eq!(*cx.transaction::<u8>().expect("own"), 7);
         assert_eq!(cx.transaction::<u16>().expect_err("foreign").kind(), ErrorKind::ForeignTransaction);
         assert_eq!(cx.into_transaction::<u16>().expect_err("foreign").kind(), ErrorKind::ForeignTransaction);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_over_is_told_to_every_clone_once_and_for_all() {
+        let delivery = Arc::new(Delivery::new(None));
+        let cx = Context::new().with_delivery(Arc::clone(&delivery));
+        let waiting: Vec<_> = (0..3).map(|_| tokio::spawn(cx.clone().cancelled())).collect();
+        tokio::task::yield_now().await;
+        assert!(!cx.is_cancelled() && waiting.iter().all(|task| !task.is_finished()));
+        delivery.cancel();
+        for task in waiting {
+            task.await.expect("joined");
+        }
+        cx.cancelled().await;
+        assert!(cx.is_cancelled() && !Context::new().is_cancelled());
     }
 
     #[tokio::test]

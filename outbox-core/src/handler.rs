@@ -25,8 +25,9 @@ pub type HandlerResult = Result<(), HandlerError>;
 /// }
 /// ```
 pub trait Handler: Send + Sync + 'static {
-    /// Delivers `message`. The context carries the message's trace headers, and inside the inbox the
-    /// transaction in which to write.
+    /// Delivers `message`, which knows its attempt and its fencing number. The context carries the message's
+    /// trace headers, the [deadline](Context::deadline), a [cancellation](Context::cancelled), and inside the
+    /// inbox the transaction in which to write.
     ///
     /// # Errors
     /// Any error means retry; see [`HandlerResultExt`] for the other answers.

@@ -28,8 +28,10 @@
 //! # Ok(()) }
 //! ```
 
+mod batch;
 mod context;
 mod declaration;
+mod delivery;
 mod erased;
 mod error;
 mod handler;
@@ -45,8 +47,10 @@ mod table;
 mod transactor;
 mod wakeup;
 
+pub use batch::{BatchFn, BatchHandler, BatchResult, DynBatchHandler, Handled, batch_fn};
 pub use context::Context;
 pub use declaration::{Declaration, Fairness, OnDead};
+pub use delivery::Delivery;
 pub use erased::{ArcRepository, DynListener, DynRepository};
 pub use error::{Error, ErrorKind, Result};
 pub use handler::{

@@ -1,7 +1,10 @@
+use std::collections::HashSet;
 use std::time::Duration;
 
 use outbox_core::{Backoff, Error, ErrorKind, MAX_BATCH, MAX_LEASE, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::Limit;
 
 const MIN_LEASE: Duration = Duration::from_millis(100);
 const MIN_WAIT: Duration = Duration::from_millis(1);
@@ -32,7 +35,8 @@ pub struct Config {
     /// drains it fastest. Too high: that many messages wait for `lease` when the process is killed.
     pub batch: usize,
     /// The most payload bytes of one claim, above zero; a single larger message is claimed all the same.
-    /// Default 16 MiB; `None` leaves it to `batch`. The dispatcher holds up to three claims in memory.
+    /// Default 16 MiB; `None` leaves it to `batch`. The dispatcher holds up to three claims in memory, and as
+    /// many for each limit and batch handler.
     pub max_bytes: Option<u64>,
     /// How long a claim is exclusive without being renewed, 100 ms to 24 h. Default 30 s. It is renewed every
     /// third of it for as long as the process lives, so it need not cover the handler. Too low: a pause of the
@@ -84,6 +88,8 @@ pub struct Config {
     /// How the span around a handler hangs together with the trace that the message carries. Default `parent`.
     /// Takes effect with the feature `opentelemetry`, where a layer of tracing-opentelemetry is installed.
     pub trace: TraceRelation,
+    /// What some topics may use at the most. Default: no limits but `concurrency`.
+    pub limits: Vec<Limit>,
 }
 
 /// How the span around a handler hangs together with the trace that the message carries.
@@ -117,6 +123,7 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(30),
             operation_timeout: Duration::from_secs(30),
             trace: TraceRelation::Parent,
+            limits: Vec::new(),
         }
     }
 }
@@ -166,6 +173,13 @@ setters! {
 }
 
 impl Config {
+    /// Adds to [`limits`](Self::limits).
+    #[must_use]
+    pub fn with_limit(mut self, limit: Limit) -> Self {
+        self.limits.push(limit);
+        self
+    }
+
     /// Checks every bound.
     ///
     /// # Errors
@@ -173,6 +187,7 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         self.validate_counts()?;
         self.validate_durations()?;
+        self.validate_limits()?;
         self.backoff.validate()?;
         self.pause.validate().map_err(|error| refuse(renamed(&error)))
     }
@@ -210,6 +225,23 @@ impl Config {
             return Err(refuse(format!("settle_delay ({delay:?}) must be shorter than lease ({lease:?})")));
         }
         Ok(())
+    }
+
+    fn validate_limits(&self) -> Result<()> {
+        let (mut named, mut n_others) = (HashSet::new(), 0);
+        for limit in &self.limits {
+            limit.validate(self.concurrency)?;
+            n_others += usize::from(limit.topics.is_empty());
+            if let Some(topic) = limit.topics.iter().find(|topic| !named.insert(topic.as_str())) {
+                return Err(refuse(format!("limit.topics: {topic:?} is named twice")));
+            }
+        }
+        match n_others > 1 {
+            true => {
+                Err(refuse(format!("limit.topics must not be empty in more than one limit ({n_others})")))
+            }
+            false => Ok(()),
+        }
     }
 
     /// How long a claim may take: an answer after the lease would bring what is expired.

@@ -14,6 +14,11 @@ pub(crate) enum Ending {
     },
     TimedOut(Duration),
     Panicked,
+    /// A batch handler that did not give one result for each message.
+    Miscounted {
+        n_results: usize,
+        n_messages: usize,
+    },
     /// No handler for this topic, and the router says that such messages are dead letters.
     Unrouted(String),
     /// Dropped by us before it ended.
@@ -27,12 +32,17 @@ impl Ending {
             Self::Delivered => "ok",
             Self::Failed { kind: HandlerErrorKind::DeadLetter, .. } => "dead_letter",
             Self::Failed { kind: HandlerErrorKind::Unavailable, .. } => "unavailable",
-            Self::Failed { .. } => "failed",
+            Self::Failed { .. } | Self::Miscounted { .. } => "failed",
             Self::TimedOut(_) => "timed_out",
             Self::Panicked => "panicked",
             Self::Unrouted(_) => "unrouted",
             Self::Abandoned => "dropped",
         }
+    }
+
+    /// Whether it shows that the downstream is there.
+    pub(crate) fn opens(&self) -> bool {
+        !self.is_unavailable() && *self != Self::Abandoned
     }
 
     pub(crate) fn is_unavailable(&self) -> bool {
@@ -64,6 +74,9 @@ pub(crate) fn decide(ending: Ending, attempt: u32, policy: &Policy, random: impl
         Ending::Failed { text, .. } => (None, text),
         Ending::TimedOut(timeout) => (None, format!("timed out after {timeout:?}")),
         Ending::Panicked => (None, "panicked".to_owned()),
+        Ending::Miscounted { n_results, n_messages } => {
+            (None, format!("the batch handler gave {n_results} results for {n_messages} messages"))
+        }
     };
     let error = error_text(&error);
     if attempt >= policy.max_attempts {

@@ -10,35 +10,41 @@ use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use crate::decision::{Ending, Policy, decide};
-use crate::held::{Calls, Finished, Held, Room, Ticket};
+use crate::handler::{self, TimeLimit};
+use crate::held::{Calls, Ended, Finished, Held, Job, Outcomes, Room, Ticket};
 use crate::observer::Observers;
-use crate::router::{Route, Router};
+use crate::plan::Plan;
+use crate::router::{Route, Router, Service};
 use crate::timer::Timer;
-use crate::{Config, Event, Report, handler};
+use crate::{Config, Event, Report};
 
 pub(crate) struct Desk {
     pub(crate) router: Arc<Router>,
     pub(crate) config: Config,
     pub(crate) observers: Observers,
+    plan: Plan,
     policy: Policy,
     held: Mutex<Held>,
     failure: Mutex<Option<Error>>,
     claim_loop: Notify,
     settler: Notify,
+    starter: Notify,
     /// One per place: look whether your handler is called off.
     places: Vec<Notify>,
 }
 
 impl Desk {
-    pub(crate) fn new(router: Arc<Router>, config: Config, observers: Observers) -> Self {
+    pub(crate) fn new(router: Arc<Router>, plan: Plan, config: Config, observers: Observers) -> Self {
         Self {
             policy: Policy { max_attempts: config.max_attempts, backoff: config.backoff.clone() },
-            held: Mutex::new(Held::new(&config)),
+            held: Mutex::new(Held::new(&config, &plan, Instant::now())),
             failure: Mutex::default(),
             claim_loop: Notify::new(),
             settler: Notify::new(),
+            starter: Notify::new(),
             places: (0..config.concurrency).map(|_| Notify::new()).collect(),
             router,
+            plan,
             config,
             observers,
         }
@@ -55,6 +61,9 @@ impl Desk {
         if calls.settler {
             self.settler.notify_one();
         }
+        if calls.starter {
+            self.starter.notify_one();
+        }
     }
 
     fn topic<'a>(&'a self, ticket: &'a Ticket) -> &'a str {
@@ -64,8 +73,12 @@ impl Desk {
 
 // for the claim loop
 impl Desk {
-    pub(crate) fn room(&self) -> Room {
-        self.held().room(Instant::now())
+    pub(crate) fn begin_round(&self) {
+        self.held().begin_round();
+    }
+
+    pub(crate) fn room(&self, lane: usize) -> Room {
+        self.held().room(lane, Instant::now())
     }
 
     /// Waits until something has changed that the loop waits for.
@@ -73,25 +86,27 @@ impl Desk {
         self.claim_loop.notified().await;
     }
 
-    /// Takes over what a claim brought; returns the places whose workers are to be started.
-    pub(crate) fn accept(&self, claim: Claim, is_full: bool) -> Vec<usize> {
+    /// Takes over what a claim for `lane` brought; returns the places whose workers are to be started.
+    pub(crate) fn accept(&self, lane: usize, claim: Claim, is_full: bool) -> Vec<usize> {
         self.emit_claim(&claim);
         if claim.recovered {
             let lost = self.held().lose_returned(&claim.messages);
             self.call_off(lost);
         }
+        let now = Instant::now();
+        let find = |topic: &str| {
+            let route = self.router.find(topic);
+            let lane = self.plan.lane(&route);
+            (route, lane)
+        };
         let mut held = self.held();
-        held.note_dead(claim.n_dead);
         if let Some(due_in) = claim.next_due_in {
-            held.note_due(Instant::now() + due_in.min(self.config.poll_interval.max(self.config.max_poll)));
+            held.note_due(now + due_in.min(self.config.poll_interval.max(self.config.max_poll)));
         }
-        if is_full {
-            held.note_full_claim();
-        }
-        let places = held.accept(claim.messages, claim.recovered, &self.router);
-        let refused = held.n_finished() > 0;
+        let (places, calls) = held.accept(lane, claim, is_full, now, find);
         drop(held);
-        self.call(Calls { claim_loop: false, settler: refused });
+        // whoever was called while the claim was under way is answered by the next one
+        self.call(Calls { claim_loop: false, ..calls });
         places
     }
 
@@ -100,10 +115,6 @@ impl Desk {
             let Claim { n_dead, recovered, .. } = *claim;
             self.observers.emit(&Event::Claimed { n_messages: claim.messages.len(), n_dead, recovered });
         }
-    }
-
-    pub(crate) fn note_wait(&self, waited: Duration) {
-        self.held().note_wait(waited);
     }
 
     pub(crate) fn due(&self) -> Option<Instant> {
@@ -142,23 +153,18 @@ impl Desk {
 /// Works until nothing waits any more.
 pub(crate) async fn work(desk: Arc<Desk>, place: usize) {
     let mut ended = None;
-    while let Some((message, route)) = desk.step(place, ended.take()) {
-        ended = Some(desk.handle(place, message, &route).await);
+    loop {
+        let now = Instant::now();
+        let Some(job) = desk.step(place, ended.take(), now) else { return };
+        ended = Some(desk.handle(place, job, now).await);
         consume_budget().await;
     }
 }
 
-/// A decided outcome, and whether it shows that the downstream is there.
-struct Ended {
-    outcome: Outcome,
-    opens: bool,
-}
-
 // for the workers
 impl Desk {
-    fn step(&self, place: usize, ended: Option<Ended>) -> Option<(Message, Route)> {
-        let opens = ended.as_ref().is_some_and(|ended| ended.opens);
-        let step = self.held().step(place, ended.map(|ended| ended.outcome), opens);
+    fn step(&self, place: usize, ended: Option<Ended>, now: Instant) -> Option<Job> {
+        let step = self.held().step(place, ended, now);
         self.call(step.calls);
         if step.resumed {
             self.observers.emit(&Event::Resumed);
@@ -166,26 +172,67 @@ impl Desk {
         step.next
     }
 
-    async fn handle(&self, place: usize, message: Message, route: &Route) -> Ended {
+    async fn handle(&self, place: usize, job: Job, now: Instant) -> Ended {
+        let limit = TimeLimit::starting(now, self.config.handler_timeout);
+        match job {
+            Job::One(message, route) => self.handle_one(place, message, &route, limit).await,
+            Job::Batch(messages, route) => self.handle_batch(place, messages, &route, limit).await,
+        }
+    }
+
+    async fn handle_one(&self, place: usize, message: Message, route: &Route, limit: TimeLimit) -> Ended {
         let attempt = message.attempt;
         let timer = self.observers.times_handlers().then(|| Timer::start(&message));
-        let ending = match self.router.handler(route) {
-            Some(handler) => {
-                let Config { trace, handler_timeout, .. } = self.config;
-                handler::run(handler, message, trace, handler_timeout, self.called_off(place)).await
+        let ending = match self.router.service(route) {
+            Some(Service::One(handler)) => {
+                handler::run(&**handler, message, self.config.trace, limit, self.called_off(place)).await
             }
-            None => self.router.unrouted(message.topic),
+            _ => self.router.unrouted(message.topic),
         };
         if let Some(timer) = timer {
             timer.stop(&self.observers, self.router.topic(route), ending.name());
         }
-        if let Ending::Failed { text, .. } = &ending
+        self.note(&ending);
+        let opens = ending.opens();
+        Ended { outcomes: Outcomes::One(self.decide(ending, attempt)), opens }
+    }
+
+    async fn handle_batch(
+        &self,
+        place: usize,
+        messages: Vec<Message>,
+        route: &Route,
+        limit: TimeLimit,
+    ) -> Ended {
+        let attempts: Vec<_> = messages.iter().map(|message| message.attempt).collect();
+        let timers: Option<Vec<_>> =
+            self.observers.times_handlers().then(|| messages.iter().map(Timer::start).collect());
+        let endings = match self.router.service(route) {
+            Some(Service::Batch(_, handler)) => {
+                handler::run_batch(&**handler, messages, limit, self.called_off(place)).await
+            }
+            _ => messages.into_iter().map(|message| self.router.unrouted(message.topic)).collect(),
+        };
+        for (timer, ending) in timers.into_iter().flatten().zip(&endings) {
+            timer.stop(&self.observers, self.router.topic(route), ending.name());
+        }
+        endings.iter().for_each(|ending| self.note(ending));
+        let opens = endings.iter().all(Ending::opens);
+        let decided = endings.into_iter().zip(attempts).map(|(ending, attempt)| self.decide(ending, attempt));
+        Ended { outcomes: Outcomes::Each(decided.collect()), opens }
+    }
+
+    /// Pauses when the downstream is gone.
+    fn note(&self, ending: &Ending) {
+        if let Ending::Failed { text, .. } = ending
             && ending.is_unavailable()
         {
             self.pause(text);
         }
-        let opens = !ending.is_unavailable() && ending != Ending::Abandoned;
-        Ended { outcome: decide(ending, attempt, &self.policy, rand::random), opens }
+    }
+
+    fn decide(&self, ending: Ending, attempt: u32) -> Outcome {
+        decide(ending, attempt, &self.policy, rand::random)
     }
 
     async fn called_off(&self, place: usize) {
@@ -199,7 +246,7 @@ impl Desk {
 
     fn pause(&self, error: &str) {
         let paused = self.held().pause(Instant::now(), &self.config, rand::random());
-        self.call(Calls { claim_loop: true, settler: true });
+        self.call(Calls { claim_loop: true, settler: true, starter: false });
         if let Some(pause) = paused {
             self.observers.emit(&Event::Paused { pause, error });
         }
@@ -236,7 +283,7 @@ impl Desk {
             if let Some(due) = due {
                 held.note_due(due);
             }
-            held.settled(batch, answers, uncertain)
+            held.settled(batch, answers, uncertain, Instant::now())
         };
         // the loop may be asleep for longer
         calls.claim_loop |= due.is_some();
@@ -291,8 +338,20 @@ impl Desk {
             self.observers.emit(&Event::LeaseLost { id, topic, attempt });
         }
         if !tickets.is_empty() {
-            self.call(Calls { claim_loop: true, settler: true });
+            self.call(Calls { claim_loop: true, settler: true, starter: false });
         }
+    }
+}
+
+// for the starter
+impl Desk {
+    /// The places whose workers are to be started now, and when to look again.
+    pub(crate) fn start_due(&self) -> (Vec<usize>, Option<Instant>) {
+        self.held().start_due(Instant::now())
+    }
+
+    pub(crate) async fn start_called(&self) {
+        self.starter.notified().await;
     }
 }
 

@@ -6,18 +6,19 @@ use std::time::Duration;
 
 use outbox_core::{Claim, ClaimRequest, Claimer, Error, ErrorKind, Repository, Result, Wakeup};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::desk::{Desk, work};
+use crate::desk::Desk;
 use crate::health::Health;
 use crate::held::Room;
 use crate::observer::Observers;
+use crate::plan::Plan;
 use crate::settler::Settler;
 use crate::shutdown::Tasks;
 use crate::wakeup::{Found, Sleeper};
+use crate::workers::{Workers, start_in_time};
 use crate::{Config, Event, Observer, Report, Router, TracingObserver, heartbeat};
 
 /// Delivers the messages of one repository to the handlers of a router.
@@ -104,8 +105,7 @@ impl<R: Repository + Wakeup + 'static> Dispatcher<R> {
     #[allow(clippy::manual_async_fn, reason = "the signature promises Send and 'static")]
     pub fn run(self, token: CancellationToken) -> impl Future<Output = Result<Report>> + Send + 'static {
         async move {
-            let request = self.request()?;
-            let run = Run::start(&self, request, false);
+            let run = Run::try_start(&self, false)?;
             joined(AbortOnDropHandle::new(tokio::spawn(run.until(token)))).await
         }
     }
@@ -121,20 +121,11 @@ impl<R: Repository + Wakeup + 'static> Dispatcher<R> {
     /// # Cancel safety
     /// As for [`run`](Self::run).
     pub fn drain_once(&self) -> impl Future<Output = Result<Report>> + Send + use<R> {
-        let run = self.request().map(|request| (self.clone(), request));
+        let dispatcher = self.clone();
         async move {
-            let (dispatcher, request) = run?;
-            let run = Run::start(&dispatcher, request, true);
+            let run = Run::try_start(&dispatcher, true)?;
             joined(AbortOnDropHandle::new(tokio::spawn(run.once()))).await
         }
-    }
-
-    fn request(&self) -> Result<ClaimRequest> {
-        let mut request = ClaimRequest::new(1, self.config.lease).with_max_attempts(self.config.max_attempts);
-        request.topics = self.router.topics();
-        request.max_bytes = self.config.max_bytes;
-        self.router.validate(&request)?;
-        Ok(request)
     }
 }
 
@@ -174,13 +165,60 @@ const SEVERAL: usize = 3;
 struct Run<R: Repository + Wakeup + 'static> {
     desk: Arc<Desk>,
     repository: Arc<R>,
-    request: ClaimRequest,
-    claimer: Claimer,
+    lanes: Vec<Claims>,
+    /// Which lane claims first in the next round.
+    turn: usize,
     health: Health,
     tasks: Tasks,
     /// Of the running handlers, once the token has been cancelled.
     deadline: Option<Instant>,
     vain: Vain,
+}
+
+/// How to claim for one lane.
+struct Claims {
+    lane: usize,
+    request: ClaimRequest,
+    claimer: Claimer,
+}
+
+impl Claims {
+    fn request(&self, limit: usize, recover: bool) -> ClaimRequest {
+        let mut request = self.request.clone().with_recover(recover);
+        request.limit = limit;
+        request
+    }
+}
+
+/// What became of one claim for each lane that had room.
+#[derive(Debug)]
+enum Round {
+    /// The best of them, and when a lane that had no room may have some.
+    Claimed(Found, Option<Instant>),
+    /// No lane had room; when one may have some.
+    Full(Option<Instant>),
+    Paused(Instant),
+}
+
+impl Round {
+    /// Adds a lane that found something or nothing.
+    fn claimed(self, found: Found) -> Self {
+        match self {
+            Self::Claimed(best, until) => Self::Claimed(best.max(found), until),
+            Self::Full(until) => Self::Claimed(found, until),
+            Self::Paused(_) => self,
+        }
+    }
+
+    /// Adds a lane without room.
+    fn full(self, at: Option<Instant>) -> Self {
+        let earlier = |until: Option<Instant>| until.into_iter().chain(at).min();
+        match self {
+            Self::Claimed(best, until) => Self::Claimed(best, earlier(until)),
+            Self::Full(until) => Self::Full(earlier(until)),
+            Self::Paused(_) => self,
+        }
+    }
 }
 
 /// Looks at the time when something should have become due, that found nothing.
@@ -209,28 +247,30 @@ impl Vain {
 }
 
 impl<R: Repository + Wakeup + 'static> Run<R> {
-    fn start(dispatcher: &Dispatcher<R>, request: ClaimRequest, is_once: bool) -> Self {
+    fn try_start(dispatcher: &Dispatcher<R>, is_once: bool) -> Result<Self> {
         let Dispatcher { repository, router, config, observers } = dispatcher.clone();
+        router.validate()?;
+        let plan = Plan::try_new(&router, &config)?;
+        let lanes = claims(&plan, &config)?;
         let health = Health::new("claim", observers.clone());
-        let desk = Arc::new(Desk::new(router, config, observers));
+        let desk = Arc::new(Desk::new(router, plan, config, observers));
+        let tasks = Self::start_tasks(&desk, &repository, is_once);
+        let (turn, deadline, vain) = (0, None, Vain::default());
+        Ok(Self { desk, repository, lanes, turn, health, tasks, deadline, vain })
+    }
+
+    fn start_tasks(desk: &Arc<Desk>, repository: &Arc<R>, is_once: bool) -> Tasks {
         let (end, ends) = watch::channel(None);
-        let settler = Settler::new(Arc::clone(&desk), Arc::clone(&repository), ends, is_once);
-        let heartbeat = heartbeat::run(Arc::clone(&desk), Arc::clone(&repository));
-        let tasks = Tasks {
-            workers: JoinSet::new(),
+        let settler = Settler::new(Arc::clone(desk), Arc::clone(repository), ends, is_once);
+        let heartbeat = heartbeat::run(Arc::clone(desk), Arc::clone(repository));
+        let workers = Workers::default();
+        let starter = start_in_time(Arc::clone(desk), workers.clone());
+        Tasks {
+            workers,
+            starter: AbortOnDropHandle::new(tokio::spawn(starter)),
             settler: AbortOnDropHandle::new(tokio::spawn(settler.run())),
             end,
             heartbeat: AbortOnDropHandle::new(tokio::spawn(heartbeat)),
-        };
-        Self {
-            desk,
-            repository,
-            request,
-            claimer: Claimer::new(),
-            health,
-            tasks,
-            deadline: None,
-            vain: Vain::default(),
         }
     }
 
@@ -238,20 +278,11 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
         let mut sleeper =
             Sleeper::new(Arc::clone(&self.repository), &self.desk.config, self.desk.observers.clone());
         while !token.is_cancelled() {
-            let claimed = match self.desk.room() {
-                Room::Claim { limit, recover } => self.claim_or_stop(limit, recover, &token).await,
-                Room::Full => {
-                    self.wait_for_room(&token).await;
-                    continue;
-                }
-                Room::Paused(until) => {
-                    self.wait(until, &token).await;
-                    continue;
-                }
-            };
-            match claimed {
-                Ok(found) if !token.is_cancelled() => self.rest(&mut sleeper, found, &token).await,
-                Ok(_) => {}
+            match self.round(&token).await {
+                _ if token.is_cancelled() => {}
+                Ok(Round::Claimed(found, until)) => self.rest(&mut sleeper, found, until, &token).await,
+                Ok(Round::Full(until)) => self.wait_for_room(until, &token).await,
+                Ok(Round::Paused(until)) => self.wait(until, &token).await,
                 Err(_) => self.wait(Instant::now() + self.health.delay(), &token).await,
             }
         }
@@ -275,17 +306,49 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
     }
 }
 
+fn claims(plan: &Plan, config: &Config) -> Result<Vec<Claims>> {
+    let requests = plan.requests(config).into_iter().enumerate();
+    let claiming = requests.filter_map(|(lane, request)| Some((lane, request?)));
+    claiming
+        .map(|(lane, request)| {
+            request.validate()?;
+            Ok(Claims { lane, request, claimer: Claimer::new() })
+        })
+        .collect()
+}
+
 // claiming
 impl<R: Repository + Wakeup + 'static> Run<R> {
+    /// Claims once for each lane that has room.
+    async fn round(&mut self, token: &CancellationToken) -> Result<Round> {
+        self.desk.begin_round();
+        let (mut round, first) = (Round::Full(None), self.turn);
+        self.turn = (first + 1) % self.lanes.len();
+        for index in 0..self.lanes.len() {
+            let index = (first + index) % self.lanes.len();
+            round = match self.desk.room(self.lanes[index].lane) {
+                Room::Claim { limit, recover } if !token.is_cancelled() => {
+                    round.claimed(self.claim_or_stop(index, limit, recover, token).await?)
+                }
+                Room::Claim { .. } => round,
+                Room::Full(at) => round.full(at),
+                Room::Paused(until) => return Ok(Round::Paused(until)),
+            };
+        }
+        Ok(round)
+    }
+
     /// Claims; a claim that is under way when the token is cancelled is waited for, so that what it brings
     /// can be given back.
     async fn claim_or_stop(
         &mut self,
+        index: usize,
         limit: usize,
         recover: bool,
         token: &CancellationToken,
     ) -> Result<Found> {
-        let request = self.request(limit, recover).with_claimer(self.claimer.clone());
+        let Claims { claimer, .. } = &self.lanes[index];
+        let request = self.lanes[index].request(limit, recover).with_claimer(claimer.clone());
         let config = &self.desk.config;
         let claim = {
             let call = self.health.watch(config.claim_timeout(), self.repository.claim(request));
@@ -301,39 +364,18 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
                 }
             }
         };
-        Ok(self.accept(claim, limit))
+        Ok(self.accept(index, claim, limit))
     }
 
-    fn request(&self, limit: usize, recover: bool) -> ClaimRequest {
-        let mut request = self.request.clone().with_recover(recover);
-        request.limit = limit;
-        request
-    }
-
-    fn accept(&mut self, claim: Claim, limit: usize) -> Found {
-        let found = self.found(&claim, limit);
-        while self.tasks.workers.try_join_next().is_some() {}
-        for place in self.desk.accept(claim, found == Found::More) {
-            self.tasks.workers.spawn(work(Arc::clone(&self.desk), place));
-        }
-        found
-    }
-
-    fn found(&self, claim: &Claim, limit: usize) -> Found {
-        if claim.is_empty() {
-            return Found::Nothing;
-        }
-        let n_bytes: u64 = match self.request.max_bytes {
-            Some(_) => claim.messages.iter().map(|claimed| claimed.message.payload.len() as u64).sum(),
-            None => 0,
-        };
-        // of expired leases a claim takes one group and nothing else
-        let is_part = claim.recovered || claim.n_dead > 0;
-        let is_cut = self.request.max_bytes.is_some_and(|max| n_bytes >= max / 2);
-        match is_part || is_cut || claim.messages.len() >= limit {
-            true => Found::More,
-            false if claim.messages.len() >= SEVERAL => Found::Several,
-            false => Found::Some,
+    fn accept(&mut self, index: usize, claim: Claim, limit: usize) -> Found {
+        let Claims { lane, request, .. } = &self.lanes[index];
+        let found = found(&claim, limit, request.max_bytes);
+        let places = self.desk.accept(*lane, claim, found == Found::More);
+        self.tasks.workers.start(&self.desk, places);
+        match self.desk.room(*lane) {
+            // its rate says when to look again
+            Room::Full(Some(_)) => found.min(Found::Some),
+            _ => found,
         }
     }
 
@@ -343,28 +385,58 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
         let mut is_whole = true;
         loop {
             self.desk.check_failure()?;
-            let (limit, recover) = match self.desk.room() {
-                Room::Claim { limit, recover } => (limit, recover),
-                Room::Full => {
-                    self.desk.changed().await;
-                    continue;
-                }
-                Room::Paused(_) => return Ok(()),
-            };
             let is_last = is_whole && self.desk.is_settled();
-            let mut request = self.request(limit, recover);
-            request.claimer = (!is_whole).then(|| self.claimer.clone());
-            let timeout = self.desk.config.claim_timeout();
-            let claim = self.health.watch(timeout, self.repository.claim(request)).await?;
-            match self.accept(claim, limit) {
-                Found::Nothing if is_last => return Ok(()),
-                Found::Nothing => {
+            match self.drain_round(is_whole).await? {
+                Round::Paused(_) => return Ok(()),
+                Round::Full(until) | Round::Claimed(Found::Nothing, until @ Some(_)) => {
+                    self.wait_for_change(until).await;
+                }
+                Round::Claimed(Found::Nothing, None) if is_last => return Ok(()),
+                Round::Claimed(Found::Nothing, None) => {
                     self.desk.all_settled().await?;
                     is_whole = true;
                 }
-                Found::Some | Found::Several | Found::More => is_whole = false,
+                Round::Claimed(_, _) => is_whole = false,
             }
         }
+    }
+
+    async fn drain_round(&mut self, is_whole: bool) -> Result<Round> {
+        self.desk.begin_round();
+        let mut round = Round::Full(None);
+        for index in 0..self.lanes.len() {
+            let Claims { lane, claimer, .. } = &self.lanes[index];
+            round = match self.desk.room(*lane) {
+                Room::Claim { limit, recover } => {
+                    let mut request = self.lanes[index].request(limit, recover);
+                    request.claimer = (!is_whole).then(|| claimer.clone());
+                    let timeout = self.desk.config.claim_timeout();
+                    let claim = self.health.watch(timeout, self.repository.claim(request)).await?;
+                    round.claimed(self.accept(index, claim, limit))
+                }
+                Room::Full(at) => round.full(at),
+                Room::Paused(until) => return Ok(Round::Paused(until)),
+            };
+        }
+        Ok(round)
+    }
+}
+
+fn found(claim: &Claim, limit: usize, max_bytes: Option<u64>) -> Found {
+    if claim.is_empty() {
+        return Found::Nothing;
+    }
+    let n_bytes: u64 = match max_bytes {
+        Some(_) => claim.messages.iter().map(|claimed| claimed.message.payload.len() as u64).sum(),
+        None => 0,
+    };
+    // of expired leases a claim takes one group and nothing else
+    let is_part = claim.recovered || claim.n_dead > 0;
+    let is_cut = max_bytes.is_some_and(|max| n_bytes >= max / 2);
+    match is_part || is_cut || claim.messages.len() >= limit {
+        true => Found::More,
+        false if claim.messages.len() >= SEVERAL => Found::Several,
+        false => Found::Some,
     }
 }
 
@@ -377,19 +449,34 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
         }
     }
 
-    async fn wait_for_room(&self, token: &CancellationToken) {
-        let before = Instant::now();
+    async fn wait_for_room(&self, until: Option<Instant>, token: &CancellationToken) {
         tokio::select! {
             () = token.cancelled() => {}
-            () = self.desk.changed() => self.desk.note_wait(before.elapsed()),
+            () = self.wait_for_change(until) => {}
+        }
+    }
+
+    async fn wait_for_change(&self, until: Option<Instant>) {
+        match until {
+            Some(until) => tokio::select! {
+                () = self.desk.changed() => {}
+                () = sleep_until(until) => {}
+            },
+            None => self.desk.changed().await,
         }
     }
 
     /// Waits until there may be something to claim.
-    async fn rest(&mut self, sleeper: &mut Sleeper<R>, found: Found, token: &CancellationToken) {
+    async fn rest(
+        &mut self,
+        sleeper: &mut Sleeper<R>,
+        found: Found,
+        has_room: Option<Instant>,
+        token: &CancellationToken,
+    ) {
         let until = tokio::select! {
             () = token.cancelled() => return,
-            until = sleeper.after(found) => until,
+            until = sleeper.after(found) => has_room.map_or(until, |has_room| until.min(has_room)),
         };
         self.vain.note(found);
         let earliest = Instant::now() + self.vain.delay();

@@ -4,94 +4,137 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use futures_util::future::poll_immediate;
-use outbox_core::{DynHandler, HandlerResult, Message};
-use tokio::time::sleep;
+use outbox_core::{
+    BatchResult, Delivery, DynBatchHandler, DynHandler, Handled, HandlerResult, Headers, Message,
+};
+use tokio::time::{Instant, sleep_until};
 use tracing::Span;
 
 use crate::decision::Ending;
 use crate::{TraceRelation, span};
 
-type Running<'a> = Pin<Box<dyn Future<Output = HandlerResult> + Send + 'a>>;
+type Running<'a, R> = Pin<Box<dyn Future<Output = R> + Send + 'a>>;
 
-/// Runs `handler` on `message` in a span of its own until it ends, `timeout` is over or `stop` is ready.
+/// Until when a handler may run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TimeLimit {
+    timeout: Option<Duration>,
+    deadline: Option<Instant>,
+}
+
+impl TimeLimit {
+    pub(crate) fn starting(now: Instant, timeout: Option<Duration>) -> Self {
+        Self { timeout, deadline: timeout.map(|timeout| now + timeout) }
+    }
+
+    fn delivery(&self) -> Arc<Delivery> {
+        Arc::new(Delivery::new(self.deadline.map(Instant::into_std)))
+    }
+
+    async fn elapsed(self) -> Duration {
+        match self.deadline {
+            Some(deadline) => sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+        self.timeout.unwrap_or_default()
+    }
+}
+
+/// Runs `handler` on `message` until it ends, its time is up or `stop` is ready.
 pub(crate) async fn run(
     handler: &dyn DynHandler,
     message: Message,
     trace: TraceRelation,
-    timeout: Option<Duration>,
+    limit: TimeLimit,
     stop: impl Future<Output = ()>,
 ) -> Ending {
     let span = span::process(&message, trace);
-    let ending = run_in(&span, handler, message, timeout, stop).await;
+    let delivery = limit.delivery();
+    let cx = span::handler_context(&span, &message.headers).with_delivery(Arc::clone(&delivery));
+    let start = || handler.handle_dyn(cx, message);
+    let ended = guarded(&span, delivery, start, ending, limit, stop).await;
+    let ending = ended.unwrap_or_else(|ending| ending);
     span::end(&span, ending.name());
     ending
 }
 
-async fn run_in(
-    span: &Span,
-    handler: &dyn DynHandler,
-    message: Message,
-    timeout: Option<Duration>,
+/// Runs `handler` on all of `messages` at once; as many endings as messages.
+pub(crate) async fn run_batch(
+    handler: &dyn DynBatchHandler,
+    messages: Vec<Message>,
+    limit: TimeLimit,
     stop: impl Future<Output = ()>,
-) -> Ending {
-    let mut guarded = Guarded::start(span, handler, message);
+) -> Vec<Ending> {
+    let n = messages.len();
+    let span = span::process_batch(&messages);
+    let delivery = limit.delivery();
+    let cx = span::handler_context(&span, &Headers::new()).with_delivery(Arc::clone(&delivery));
+    let start = || handler.handle_batch_dyn(cx, messages);
+    let ended = guarded(&span, delivery, start, |result| endings(result, n), limit, stop).await;
+    let endings = ended.unwrap_or_else(|ending| vec![ending; n]);
+    let failed = endings.iter().find(|ending| **ending != Ending::Delivered);
+    span::end(&span, failed.unwrap_or(&Ending::Delivered).name());
+    endings
+}
+
+/// Reads what a handler returns; `Err`: it was cut off, or panicked.
+async fn guarded<'a, R, T>(
+    span: &'a Span,
+    delivery: Arc<Delivery>,
+    start: impl FnOnce() -> Running<'a, R>,
+    read: impl Fn(R) -> T + Unpin,
+    limit: TimeLimit,
+    stop: impl Future<Output = ()>,
+) -> Result<T, Ending> {
+    let future = span.in_scope(|| guard(start));
+    let mut guarded = Guarded { span, delivery, future, read };
     // a handler that is ready at once costs no timer
-    if let Some(ending) = poll_immediate(&mut guarded).await {
-        return ending;
+    if let Some(ended) = poll_immediate(&mut guarded).await {
+        return ended;
     }
     tokio::select! {
         biased;
-        ending = &mut guarded => ending,
-        () = stop => Ending::Abandoned,
-        timeout = elapsed(timeout) => Ending::TimedOut(timeout),
+        ended = &mut guarded => ended,
+        () = stop => Err(Ending::Abandoned),
+        timeout = limit.elapsed() => Err(Ending::TimedOut(timeout)),
     }
-}
-
-async fn elapsed(timeout: Option<Duration>) -> Duration {
-    match timeout {
-        Some(timeout) => sleep(timeout).await,
-        None => std::future::pending().await,
-    }
-    timeout.unwrap_or_default()
 }
 
 /// A handler's future whose panics, also those of its drop and of its error's text, become an [`Ending`].
-struct Guarded<'a> {
+struct Guarded<'a, R, F> {
     span: &'a Span,
-    future: Option<Running<'a>>,
+    delivery: Arc<Delivery>,
+    future: Option<Running<'a, R>>,
+    read: F,
 }
 
-impl<'a> Guarded<'a> {
-    fn start(span: &'a Span, handler: &'a dyn DynHandler, message: Message) -> Self {
-        let cx = span::handler_context(span, &message.headers);
-        let future = span.in_scope(|| guard(|| handler.handle_dyn(cx, message)));
-        Self { span, future }
+impl<R, T, F: Fn(R) -> T + Unpin> Future for Guarded<'_, R, F> {
+    type Output = Result<T, Ending>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
+        let Self { span, future, read, .. } = &mut *self;
+        let Some(running) = future else { return Poll::Ready(Err(Ending::Panicked)) };
+        let polled = span.in_scope(|| guard(|| running.as_mut().poll(task).map(&*read)));
+        let ended = match polled {
+            Some(Poll::Pending) => return Poll::Pending,
+            Some(Poll::Ready(ended)) => Ok(ended),
+            None => Err(Ending::Panicked),
+        };
+        Poll::Ready(match discard(future.take()) {
+            true => ended,
+            false => Err(Ending::Panicked),
+        })
     }
 }
 
-impl Future for Guarded<'_> {
-    type Output = Ending;
-
-    fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Ending> {
-        let Self { span, future } = &mut *self;
-        let Some(running) = future else { return Poll::Ready(Ending::Panicked) };
-        let polled = span.in_scope(|| guard(|| running.as_mut().poll(task).map(ending)));
-        match polled.unwrap_or(Poll::Ready(Ending::Panicked)) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(ending) => match discard(future.take()) {
-                true => Poll::Ready(ending),
-                false => Poll::Ready(Ending::Panicked),
-            },
-        }
-    }
-}
-
-impl Drop for Guarded<'_> {
+impl<R, F> Drop for Guarded<'_, R, F> {
     fn drop(&mut self) {
+        self.delivery.cancel();
         let future = self.future.take();
         self.span.in_scope(|| discard(future));
     }
@@ -101,6 +144,15 @@ fn ending(result: HandlerResult) -> Ending {
     match result {
         Ok(()) => Ending::Delivered,
         Err(error) => Ending::Failed { kind: error.kind(), text: error.text() },
+    }
+}
+
+fn endings(result: BatchResult, n: usize) -> Vec<Ending> {
+    match result {
+        Ok(Handled::All) => vec![Ending::Delivered; n],
+        Ok(Handled::Each(results)) if results.len() == n => results.into_iter().map(ending).collect(),
+        Ok(Handled::Each(results)) => vec![Ending::Miscounted { n_results: results.len(), n_messages: n }; n],
+        Err(error) => vec![ending(Err(error)); n],
     }
 }
 
@@ -129,6 +181,7 @@ mod tests {
         ClaimRequest, Context, Draft, Handler, HandlerErrorKind, MemoryRepository, Repository, Transactor,
         handler_fn,
     };
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -141,9 +194,12 @@ mod tests {
         claim.messages.into_iter().next().expect("one").message
     }
 
+    fn half_a_minute() -> TimeLimit {
+        TimeLimit::starting(Instant::now(), Some(Duration::from_secs(30)))
+    }
+
     async fn ended(handler: impl Handler) -> Ending {
-        run(&handler, message().await, TraceRelation::default(), Some(Duration::from_secs(30)), pending())
-            .await
+        run(&handler, message().await, TraceRelation::default(), half_a_minute(), pending()).await
     }
 
     struct Bomb;

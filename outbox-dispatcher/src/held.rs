@@ -1,16 +1,18 @@
 //! Every message this dispatcher has a lease for, and where it is: waiting, at work, finished or being
 //! settled. Plain data; [`Desk`](crate::desk::Desk) shares it between the tasks.
 
-use std::collections::{HashSet, VecDeque};
-use std::mem;
+use std::collections::HashSet;
 use std::time::Duration;
+use std::{iter, mem, slice};
 
-use outbox_core::{Claimed, Lease, MAX_BATCH, Message, Outcome, Settled};
+use outbox_core::{Claim, Claimed, Lease, MAX_BATCH, Message, Outcome, Settled};
 use tokio::time::Instant;
 
-use crate::pace::Pace;
+use crate::lane::{Demand, Lane, Limiter, Start, Waiting};
 use crate::pause::{Allowed, Gate};
-use crate::router::{Route, Router};
+use crate::plan::Plan;
+use crate::router::Route;
+use crate::runs::{Key, Runs};
 use crate::{Config, Report};
 
 /// What is kept of a message while its handler has it.
@@ -18,24 +20,29 @@ use crate::{Config, Report};
 pub(crate) struct Ticket {
     pub(crate) lease: Lease,
     pub(crate) route: Route,
+    pub(crate) lane: usize,
     pub(crate) attempt: u32,
+    /// The ordered key it belongs to.
+    pub(crate) run: Option<Key>,
     /// From an expired lease: it may have killed the process that had it.
     is_suspect: bool,
     /// Tried while paused.
     is_probe: bool,
 }
 
-struct Waiting {
-    ticket: Ticket,
-    message: Message,
-}
-
 /// A place for one handler; there are `concurrency` of them.
 enum Place {
     Free,
-    /// Its worker is between two messages.
+    /// Its worker is between two handlers.
     Between,
-    At(Ticket, Option<Order>),
+    At(Slot),
+    AtBatch(Vec<Slot>),
+}
+
+/// A message that a handler has.
+struct Slot {
+    ticket: Ticket,
+    order: Option<Order>,
 }
 
 /// Why a handler is dropped.
@@ -45,31 +52,69 @@ enum Order {
     GiveBack,
 }
 
+impl Place {
+    fn slots(&self) -> &[Slot] {
+        match self {
+            Self::Free | Self::Between => &[],
+            Self::At(slot) => slice::from_ref(slot),
+            Self::AtBatch(slots) => slots,
+        }
+    }
+
+    fn slots_mut(&mut self) -> &mut [Slot] {
+        match self {
+            Self::Free | Self::Between => &mut [],
+            Self::At(slot) => slice::from_mut(slot),
+            Self::AtBatch(slots) => slots,
+        }
+    }
+
+    /// Whether nothing of what its handler does counts any more.
+    fn is_called_off(&self) -> bool {
+        let slots = self.slots();
+        !slots.is_empty() && slots.iter().all(|slot| slot.order.is_some())
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) ticket: Ticket,
     pub(crate) outcome: Outcome,
 }
 
-/// What the claim loop may do next.
+/// What the claim loop may do next for a lane.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Room {
-    Claim { limit: usize, recover: bool },
-    Full,
+    Claim {
+        limit: usize,
+        recover: bool,
+    },
+    /// Nothing until something ends, or this time has come.
+    Full(Option<Instant>),
     Paused(Instant),
 }
 
-/// What the claim loop waits for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Awaited {
-    Nothing,
-    Room,
-    Settled,
+/// What a handler gets.
+pub(crate) enum Job {
+    One(Message, Route),
+    Batch(Vec<Message>, Route),
+}
+
+/// What a handler has made of its messages.
+pub(crate) struct Ended {
+    pub(crate) outcomes: Outcomes,
+    /// Whether it shows that the downstream is there.
+    pub(crate) opens: bool,
+}
+
+pub(crate) enum Outcomes {
+    One(Outcome),
+    Each(Vec<Outcome>),
 }
 
 /// What a worker does next, and whom it has to tell.
 pub(crate) struct Step {
-    pub(crate) next: Option<(Message, Route)>,
+    pub(crate) next: Option<Job>,
     pub(crate) resumed: bool,
     pub(crate) calls: Calls,
 }
@@ -79,118 +124,155 @@ pub(crate) struct Step {
 pub(crate) struct Calls {
     pub(crate) claim_loop: bool,
     pub(crate) settler: bool,
+    pub(crate) starter: bool,
 }
 
 pub(crate) struct Held {
-    waiting: VecDeque<Waiting>,
+    lanes: Vec<Lane>,
+    limiters: Vec<Limiter>,
+    /// The lane that is asked first for the next handler.
+    turn: usize,
+    runs: Runs,
     places: Vec<Place>,
     free: Vec<usize>,
+    /// When the starter looks again.
+    alarm: Option<Instant>,
     finished: Vec<Finished>,
     settling: Vec<Lease>,
     settling_since: Option<Instant>,
     n_suspects: usize,
-    pace: Pace,
     gate: Gate,
     batch: usize,
     is_closed: bool,
-    awaited: Awaited,
+    /// The claim loop waits until nothing is held.
+    awaits_settled: bool,
     should_look: bool,
     due: Option<Instant>,
     report: Report,
 }
 
 impl Held {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, plan: &Plan, now: Instant) -> Self {
         Self {
-            waiting: VecDeque::new(),
+            lanes: plan.lanes(config),
+            limiters: config.limits.iter().map(|limit| Limiter::new(limit, now)).collect(),
+            turn: 0,
+            runs: Runs::default(),
             places: (0..config.concurrency).map(|_| Place::Free).collect(),
             free: (0..config.concurrency).rev().collect(),
+            alarm: None,
             finished: Vec::new(),
             settling: Vec::new(),
             settling_since: None,
             n_suspects: 0,
-            pace: Pace::new(config.concurrency, config.batch),
             gate: Gate::default(),
             batch: config.batch,
             is_closed: false,
-            awaited: Awaited::Nothing,
+            awaits_settled: false,
             should_look: false,
             due: None,
             report: Report::default(),
         }
     }
+
+    fn n_waiting(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.queue.len()).sum::<usize>() + self.runs.n_followers()
+    }
 }
 
 // claiming
 impl Held {
-    pub(crate) fn room(&mut self, now: Instant) -> Room {
+    /// A new round of claims begins: it answers every reason there was to look.
+    pub(crate) fn begin_round(&mut self) {
+        self.should_look = false;
+        self.awaits_settled = false;
+    }
+
+    pub(crate) fn room(&mut self, lane: usize, now: Instant) -> Room {
         self.gate.pass_time(now);
-        self.awaited = Awaited::Nothing;
         self.due = self.due.filter(|due| *due > now);
-        match self.gate.allowed() {
-            Allowed::NothingUntil(until) => Room::Paused(until),
-            _ => match self.limit() {
-                0 => {
-                    self.awaited = Awaited::Room;
-                    Room::Full
-                }
-                limit => Room::Claim { limit, recover: self.n_suspects == 0 },
-            },
+        if let Allowed::NothingUntil(until) = self.gate.allowed() {
+            return Room::Paused(until);
+        }
+        match self.demand(lane, now) {
+            Demand::Messages(limit) => {
+                self.lanes[lane].note_room(now);
+                Room::Claim { limit, recover: self.n_suspects == 0 }
+            }
+            Demand::At(at) => Room::Full(Some(at)),
+            Demand::Nothing => {
+                self.lanes[lane].note_full(now);
+                Room::Full(None)
+            }
         }
     }
 
-    fn limit(&self) -> usize {
+    fn demand(&self, lane: usize, now: Instant) -> Demand {
         if self.finished.len() + self.settling.len() > 2 * MAX_BATCH + self.places.len() {
-            return 0;
+            return Demand::Nothing;
         }
-        let limit = self.pace.limit(self.free.len(), self.waiting.len());
-        match self.gate.allowed() {
-            Allowed::All => limit,
-            Allowed::One => limit.min(1),
+        let most = match self.gate.allowed() {
+            Allowed::All => self.most(),
+            Allowed::One => 1,
             Allowed::Nothing | Allowed::NothingUntil(_) => 0,
+        };
+        match self.lanes[lane].demand(&self.limiters, self.free.len(), now) {
+            Demand::Messages(_) if most == 0 => Demand::Nothing,
+            Demand::Messages(limit) => Demand::Messages(limit.min(most)),
+            other => other,
         }
     }
 
-    /// Takes over what a claim brought; returns the places whose workers are to be started.
-    pub(crate) fn accept(&mut self, claimed: Vec<Claimed>, is_suspect: bool, router: &Router) -> Vec<usize> {
+    /// While many messages wait for others of their keys: no more than what can be started at once.
+    fn most(&self) -> usize {
+        match self.runs.n_followers() > 2 * self.batch {
+            true => self.free.len(),
+            false => usize::MAX,
+        }
+    }
+
+    /// Takes over what a claim for `lane` brought; returns the places whose workers are to be started.
+    pub(crate) fn accept(
+        &mut self,
+        lane: usize,
+        claim: Claim,
+        is_full: bool,
+        now: Instant,
+        find: impl Fn(&str) -> (Route, usize),
+    ) -> (Vec<usize>, Calls) {
+        let n_before = self.finished.len();
+        if is_full {
+            self.lanes[lane].note_full_claim(&self.limiters, self.free.len());
+        }
+        self.note_claim(&claim);
         let is_probe = !self.gate.is_open();
         let is_refused = self.is_closed || matches!(self.gate.allowed(), Allowed::NothingUntil(_));
-        self.report.n_claimed += claimed.len() as u64;
-        self.n_suspects += if is_suspect { claimed.len() } else { 0 };
-        self.gate.set_trying(!claimed.is_empty());
-        self.waiting.extend(claimed.into_iter().map(|Claimed { message, lease }| {
-            let (route, attempt) = (router.find(&message.topic), message.attempt);
-            Waiting { ticket: Ticket { lease, route, attempt, is_suspect, is_probe }, message }
-        }));
+        let Claim { messages, recovered: is_suspect, ordered, .. } = claim;
+        self.gate.set_trying(!messages.is_empty());
+        for Claimed { message, lease } in messages {
+            let ((route, lane), attempt) = (find(&message.topic), message.attempt);
+            let ticket = Ticket { lease, route, lane, attempt, run: None, is_suspect, is_probe };
+            self.queue(Waiting { ticket, message, since: now }, ordered);
+        }
         if is_refused {
             self.release_waiting();
         }
-        self.occupy()
+        (self.occupy(now), self.calls(n_before, now))
     }
 
-    fn occupy(&mut self) -> Vec<usize> {
-        let rest = self.free.len().saturating_sub(self.waiting.len());
-        let places = self.free.split_off(rest);
-        for place in &places {
-            self.places[*place] = Place::Between;
+    fn note_claim(&mut self, claim: &Claim) {
+        let n_messages = claim.messages.len();
+        self.report.n_dead += claim.n_dead as u64;
+        self.report.n_dead_unclaimed += claim.n_dead as u64;
+        self.report.n_claimed += n_messages as u64;
+        self.n_suspects += if claim.recovered { n_messages } else { 0 };
+    }
+
+    fn queue(&mut self, waiting: Waiting, ordered: bool) {
+        let first = if ordered { self.runs.join(waiting) } else { Some(waiting) };
+        if let Some(waiting) = first {
+            self.lanes[waiting.ticket.lane].queue.push_back(waiting);
         }
-        places
-    }
-
-    /// A full claim has arrived: did the handlers wait for it?
-    pub(crate) fn note_full_claim(&mut self) {
-        if self.waiting.is_empty() && !self.free.is_empty() {
-            self.pace.starved();
-        }
-    }
-
-    pub(crate) fn note_wait(&mut self, waited: Duration) {
-        self.pace.waited(waited);
-    }
-
-    pub(crate) fn note_dead(&mut self, n_dead: usize) {
-        self.report.n_dead += n_dead as u64;
-        self.report.n_dead_unclaimed += n_dead as u64;
     }
 
     pub(crate) fn note_due(&mut self, due: Instant) {
@@ -209,26 +291,97 @@ impl Held {
 
 // handling
 impl Held {
-    /// Takes a worker's result and gives it the next message, or frees its place.
-    pub(crate) fn step(&mut self, place: usize, outcome: Option<Outcome>, opens: bool) -> Step {
+    /// Places for what may be started; their workers are to be started by the caller.
+    fn occupy(&mut self, now: Instant) -> Vec<usize> {
+        let rest = self.free.len() - self.n_startable(now);
+        let places = self.free.split_off(rest);
+        for place in &places {
+            self.places[*place] = Place::Between;
+        }
+        places
+    }
+
+    fn n_startable(&self, now: Instant) -> usize {
+        let n_free = self.free.len();
+        let ready = |n: usize, lane: &Lane| match n < n_free {
+            true => n_free.min(n.saturating_add(lane.n_ready(&self.limiters, now))),
+            false => n,
+        };
+        self.lanes.iter().fold(0, ready)
+    }
+
+    /// For the starter: the places to start, and when to look again.
+    pub(crate) fn start_due(&mut self, now: Instant) -> (Vec<usize>, Option<Instant>) {
+        let places = self.occupy(now);
+        self.alarm = self.next_start(now);
+        (places, self.alarm)
+    }
+
+    /// When something may be started that may not be now, if there is a place for it.
+    fn next_start(&self, now: Instant) -> Option<Instant> {
+        let at = |lane: &Lane| match lane.start(&self.limiters, now) {
+            Start::At(at) => Some(at),
+            Start::Now | Start::Later => None,
+        };
+        self.lanes.iter().filter_map(at).min().filter(|_| !self.free.is_empty())
+    }
+
+    /// Takes a worker's result and gives it the next job, or frees its place.
+    pub(crate) fn step(&mut self, place: usize, ended: Option<Ended>, now: Instant) -> Step {
         let n_before = self.finished.len();
-        let resumed = outcome.is_some_and(|outcome| self.finish(place, outcome, opens));
-        let next = self.waiting.pop_front().map(|Waiting { ticket, message }| {
-            let route = ticket.route.clone();
-            self.places[place] = Place::At(ticket, None);
-            (message, route)
-        });
+        let resumed = ended.is_some_and(|ended| self.finish(place, ended));
+        let next = self.next_job(place, now);
         if next.is_none() {
             self.places[place] = Place::Free;
             self.free.push(place);
         }
-        Step { next, resumed, calls: self.calls(n_before) }
+        Step { next, resumed, calls: self.calls(n_before, now) }
     }
 
-    fn finish(&mut self, place: usize, outcome: Outcome, opens: bool) -> bool {
-        let Place::At(ticket, order) = mem::replace(&mut self.places[place], Place::Between) else {
-            return false;
-        };
+    fn next_job(&mut self, place: usize, now: Instant) -> Option<Job> {
+        let n_lanes = self.lanes.len();
+        let lane = (self.turn..self.turn + n_lanes)
+            .map(|lane| lane % n_lanes)
+            .find(|lane| self.lanes[*lane].start(&self.limiters, now) == Start::Now)?;
+        self.turn = (lane + 1) % n_lanes;
+        let n = self.lanes[lane].n_next(&self.limiters, now);
+        if let Some(limiter) = self.lanes[lane].limiter {
+            self.limiters[limiter].start(n, now);
+        }
+        let lane = &mut self.lanes[lane];
+        match lane.is_batching() {
+            true => Some(self.places[place].fill(lane.queue.drain(..n))),
+            false => lane.queue.pop_front().map(|waiting| self.places[place].put(waiting)),
+        }
+    }
+
+    fn finish(&mut self, place: usize, Ended { outcomes, opens }: Ended) -> bool {
+        match (mem::replace(&mut self.places[place], Place::Between), outcomes) {
+            (Place::At(slot), Outcomes::One(outcome)) => {
+                self.end_handler(slot.ticket.lane);
+                self.finish_one(slot, outcome, opens)
+            }
+            (Place::AtBatch(slots), Outcomes::Each(outcomes)) => {
+                slots
+                    .first()
+                    .map(|slot| slot.ticket.lane)
+                    .into_iter()
+                    .for_each(|lane| self.end_handler(lane));
+                let outcomes = outcomes.into_iter().chain(iter::repeat(Outcome::Release));
+                let ended = slots.into_iter().zip(outcomes);
+                ended.fold(false, |resumed, (slot, outcome)| self.finish_one(slot, outcome, opens) || resumed)
+            }
+            _ => false,
+        }
+    }
+
+    fn end_handler(&mut self, lane: usize) {
+        if let Some(limiter) = self.lanes[lane].limiter {
+            self.limiters[limiter].end();
+        }
+    }
+
+    fn finish_one(&mut self, Slot { ticket, order }: Slot, outcome: Outcome, opens: bool) -> bool {
         if order == Some(Order::Lost) {
             self.drop_ticket(&ticket);
             return false;
@@ -238,8 +391,27 @@ impl Held {
         if ticket.is_probe {
             self.gate.set_trying(false);
         }
-        self.finished.push(Finished { ticket, outcome });
+        match &ticket.run {
+            Some(run) if outcome == Outcome::Done => {
+                if let Some(next) = self.runs.next(run) {
+                    self.lanes[next.ticket.lane].queue.push_front(next);
+                }
+                self.finished.push(Finished { ticket, outcome });
+            }
+            Some(run) => {
+                let run = Key::clone(run);
+                self.finished.push(Finished { ticket, outcome });
+                self.end_run(&run);
+            }
+            None => self.finished.push(Finished { ticket, outcome }),
+        }
         resumed
+    }
+
+    /// What comes after a message that was not delivered must not overtake it.
+    fn end_run(&mut self, run: &str) {
+        let followers = self.runs.end(run);
+        self.finished.extend(followers.into_iter().map(released));
     }
 
     fn drop_ticket(&mut self, ticket: &Ticket) {
@@ -252,28 +424,37 @@ impl Held {
         }
     }
 
-    fn calls(&mut self, n_before: usize) -> Calls {
+    fn calls(&mut self, n_before: usize, now: Instant) -> Calls {
         let n = self.finished.len();
         let first = n_before == 0 && n > 0;
         let enough = n_before < self.batch && n >= self.batch;
         let settler = first || enough || (n > 0 && self.is_idle());
-        Calls { claim_loop: self.is_loop_called(), settler }
+        Calls { claim_loop: self.is_loop_called(now), settler, starter: self.is_starter_called(now) }
     }
 
-    fn is_loop_called(&mut self) -> bool {
-        let is_met = match self.awaited {
-            Awaited::Nothing => false,
-            Awaited::Room => self.limit() > 0,
-            Awaited::Settled => self.is_settled(),
-        };
-        if is_met {
-            self.awaited = Awaited::Nothing;
+    fn is_loop_called(&mut self, now: Instant) -> bool {
+        let has_room =
+            |lane: usize| self.lanes[lane].is_awaited() && self.demand(lane, now) != Demand::Nothing;
+        if (0..self.lanes.len()).any(has_room) {
+            self.lanes.iter_mut().for_each(Lane::call);
+            self.should_look = true;
         }
-        is_met || self.should_look
+        let is_settled = self.awaits_settled && self.is_settled();
+        self.awaits_settled &= !is_settled;
+        self.should_look || is_settled
+    }
+
+    /// Whether somebody else than this worker has something to start, now or earlier than known.
+    fn is_starter_called(&self, now: Instant) -> bool {
+        if self.free.is_empty() {
+            return false;
+        }
+        let is_earlier = |at| self.alarm.is_none_or(|alarm| at < alarm);
+        self.n_startable(now) > 0 || self.next_start(now).is_some_and(is_earlier)
     }
 
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.free.len() == self.places.len()
+        self.free.len() == self.places.len() && self.n_waiting() == 0
     }
 
     /// Closes the gate; `None` when it is closed already. What waits is given back either way.
@@ -283,13 +464,37 @@ impl Held {
     }
 
     fn release_waiting(&mut self) {
-        let waiting = mem::take(&mut self.waiting).into_iter();
-        let release = |Waiting { ticket, .. }| Finished { ticket, outcome: Outcome::Release };
-        self.finished.extend(waiting.map(release));
+        let waiting = self.lanes.iter_mut().flat_map(|lane| lane.queue.drain(..));
+        self.finished.extend(waiting.chain(self.runs.end_all()).map(released));
     }
 
     pub(crate) fn is_called_off(&self, place: usize) -> bool {
-        matches!(self.places[place], Place::At(_, Some(_)))
+        self.places[place].is_called_off()
+    }
+}
+
+fn released(Waiting { ticket, .. }: Waiting) -> Finished {
+    Finished { ticket, outcome: Outcome::Release }
+}
+
+impl Place {
+    fn put(&mut self, Waiting { ticket, message, .. }: Waiting) -> Job {
+        let route = ticket.route.clone();
+        *self = Self::At(Slot { ticket, order: None });
+        Job::One(message, route)
+    }
+
+    fn fill(&mut self, waiting: impl Iterator<Item = Waiting>) -> Job {
+        let mut messages = Vec::new();
+        let slots: Vec<_> = waiting
+            .map(|Waiting { ticket, message, .. }| {
+                messages.push(message);
+                Slot { ticket, order: None }
+            })
+            .collect();
+        let route = slots.first().map_or(Route::Own(0), |slot| slot.ticket.route.clone());
+        *self = Self::AtBatch(slots);
+        Job::Batch(messages, route)
     }
 }
 
@@ -298,11 +503,10 @@ impl Held {
     /// The leases to renew. Of what is being settled, only what takes longer than `patience`: settling and
     /// renewing at once would wait for each other.
     pub(crate) fn leases(&self, now: Instant, patience: Duration) -> Vec<Lease> {
-        let waiting = self.waiting.iter().map(|waiting| waiting.ticket.lease);
-        let at_work = self.places.iter().filter_map(|place| match place {
-            Place::At(ticket, None) => Some(ticket.lease),
-            _ => None,
-        });
+        let waiting = self.lanes.iter().flat_map(|lane| &lane.queue).chain(self.runs.followers());
+        let waiting = waiting.map(|waiting| waiting.ticket.lease);
+        let slots = self.places.iter().flat_map(Place::slots);
+        let at_work = slots.filter(|slot| slot.order.is_none()).map(|slot| slot.ticket.lease);
         let finished = self.finished.iter().map(|finished| finished.ticket.lease);
         let is_slow = self.settling_since.is_some_and(|since| now.duration_since(since) >= patience);
         let settling = self.settling.iter().copied().filter(|_| is_slow);
@@ -321,26 +525,40 @@ impl Held {
     }
 
     fn lose_those(&mut self, is_lost: impl Fn(&Lease) -> bool) -> (Vec<Ticket>, Vec<usize>) {
-        let (mut tickets, mut places) = (Vec::new(), Vec::new());
-        let (gone, waiting): (VecDeque<_>, _) = mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|waiting: &Waiting| is_lost(&waiting.ticket.lease));
-        self.waiting = waiting;
-        for Waiting { ticket, .. } in gone {
-            self.drop_ticket(&ticket);
-            tickets.push(ticket);
-        }
+        let mut tickets = self.lose_waiting(&is_lost);
+        let mut places = Vec::new();
         for (index, place) in self.places.iter_mut().enumerate() {
-            if let Place::At(ticket, order @ None) = place
-                && is_lost(&ticket.lease)
-            {
-                *order = Some(Order::Lost);
-                tickets.push(ticket.clone());
+            let slots = place.slots_mut().iter_mut();
+            let lost = slots.filter(|slot| slot.order.is_none() && is_lost(&slot.ticket.lease));
+            let n_before = tickets.len();
+            tickets.extend(lost.map(|slot| {
+                slot.order = Some(Order::Lost);
+                slot.ticket.clone()
+            }));
+            if tickets.len() > n_before {
                 places.push(index);
+            }
+        }
+        for ticket in &tickets {
+            if let Some(run) = &ticket.run {
+                self.end_run(run);
             }
         }
         self.report.n_lease_lost += tickets.len() as u64;
         (tickets, places)
+    }
+
+    fn lose_waiting(&mut self, is_lost: &impl Fn(&Lease) -> bool) -> Vec<Ticket> {
+        let is_lost = |waiting: &Waiting| is_lost(&waiting.ticket.lease);
+        let mut lost = self.runs.lose(is_lost);
+        for lane in &mut self.lanes {
+            let (gone, kept): (Vec<_>, _) = mem::take(&mut lane.queue).into_iter().partition(is_lost);
+            lane.queue = kept.into();
+            lost.extend(gone);
+        }
+        let tickets: Vec<_> = lost.into_iter().map(|waiting| waiting.ticket).collect();
+        tickets.iter().for_each(|ticket| self.drop_ticket(ticket));
+        tickets
     }
 }
 
@@ -364,14 +582,27 @@ impl Held {
     }
 
     /// Counts what became of a batch; `uncertain`: an earlier try may have done it.
-    pub(crate) fn settled(&mut self, batch: &[Finished], answers: &[Settled], uncertain: bool) -> Calls {
-        for (finished, answer) in batch.iter().zip(answers) {
-            self.drop_ticket(&finished.ticket);
-            self.report.count(&finished.outcome, *answer, uncertain);
+    pub(crate) fn settled(
+        &mut self,
+        batch: &[Finished],
+        answers: &[Settled],
+        uncertain: bool,
+        now: Instant,
+    ) -> Calls {
+        for (Finished { ticket, outcome }, answer) in batch.iter().zip(answers) {
+            self.drop_ticket(ticket);
+            self.report.count(outcome, *answer, uncertain);
+            if let Some(run) = &ticket.run {
+                // the next ones of the key were not claimable until now
+                self.should_look = true;
+                if *answer == Settled::LeaseLost && !uncertain {
+                    self.end_run(run);
+                }
+            }
         }
         self.settling.clear();
         self.settling_since = None;
-        Calls { claim_loop: self.is_loop_called(), settler: false }
+        Calls { claim_loop: self.is_loop_called(now), settler: false, starter: false }
     }
 
     pub(crate) fn is_settled(&self) -> bool {
@@ -379,7 +610,7 @@ impl Held {
     }
 
     pub(crate) fn await_settled(&mut self) {
-        self.awaited = Awaited::Settled;
+        self.awaits_settled = true;
     }
 }
 
@@ -395,21 +626,20 @@ impl Held {
     pub(crate) fn give_back_running(&mut self) -> Vec<usize> {
         let mut places = Vec::new();
         for (index, place) in self.places.iter_mut().enumerate() {
-            if let Place::At(_, order @ None) = place {
-                *order = Some(Order::GiveBack);
+            for slot in place.slots_mut() {
+                slot.order.get_or_insert(Order::GiveBack);
                 places.push(index);
             }
         }
+        places.dedup();
         places
     }
 
     /// The numbers of the run; what is still held counts as unsettled.
     pub(crate) fn report(&self) -> Report {
-        let at_work = self
-            .places
-            .iter()
-            .filter(|place| matches!(place, Place::At(_, order) if *order != Some(Order::Lost)));
-        let n_held = at_work.count() + self.waiting.len() + self.finished.len() + self.settling.len();
+        let slots = self.places.iter().flat_map(Place::slots);
+        let n_at_work = slots.filter(|slot| slot.order != Some(Order::Lost)).count();
+        let n_held = n_at_work + self.n_waiting() + self.finished.len() + self.settling.len();
         Report { n_unsettled: n_held as u64, ..self.report }
     }
 }

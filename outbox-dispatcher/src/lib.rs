@@ -3,6 +3,8 @@
 //! * [`Router`] says which handler serves which topic; handlers are closures or [`Handler`]s.
 //! * [`Dispatcher`] claims, handles and settles, on any [`Repository`](outbox_core::Repository):
 //!   [`run`](Dispatcher::run) until a token is cancelled, [`drain_once`](Dispatcher::drain_once) for a timer.
+//! * Several messages at once go to a batch handler ([`Router::on_batch`]); a [`Limit`] bounds what some topics
+//!   may use.
 //! * [`Config`] bounds it, [`Observer`] sees what happens, [`Report`] sums it up.
 //! * [`Instrumented`] measures a storage and makes messages carry their trace; [`DepthWatch`] tells how much waits.
 //!
@@ -11,6 +13,7 @@
 //! |---|---|
 //! | `metrics` | `MetricsObserver`: events as metrics of the `metrics` facade |
 //! | `opentelemetry` | `MeterObserver`: the same with an OpenTelemetry meter; traces that go on from the enqueueing span to the handler's |
+//! | `tower` | `ServiceHandler`: a `tower::Service` as handler |
 //!
 //! # Examples
 //! ```
@@ -46,6 +49,8 @@ mod health;
 mod heartbeat;
 mod held;
 mod instrumented;
+mod lane;
+mod limit;
 #[cfg(feature = "opentelemetry")]
 mod meter_observer;
 #[cfg(any(feature = "metrics", feature = "opentelemetry", test))]
@@ -55,22 +60,31 @@ mod metrics_observer;
 mod observer;
 mod pace;
 mod pause;
+mod plan;
 mod report;
 mod router;
+mod runs;
 #[cfg(any(feature = "metrics", feature = "opentelemetry"))]
 mod series;
 mod settler;
 mod shutdown;
 mod span;
 mod timer;
+#[cfg(feature = "tower")]
+mod tower;
 #[cfg(feature = "opentelemetry")]
 mod trace_context;
 mod wakeup;
+mod workers;
 
+#[cfg(feature = "tower")]
+pub use self::tower::ServiceHandler;
 pub use config::{Config, TraceRelation};
 pub use depth::DepthWatch;
 pub use dispatcher::Dispatcher;
 pub use instrumented::Instrumented;
+pub use lane::Batching;
+pub use limit::{Limit, Rate};
 #[cfg(feature = "opentelemetry")]
 pub use meter_observer::MeterObserver;
 #[cfg(any(feature = "metrics", feature = "opentelemetry"))]
@@ -79,8 +93,8 @@ pub use metric::{ATTEMPT_BUCKETS, SECONDS_BUCKETS};
 pub use metrics_observer::MetricsObserver;
 pub use observer::{CallEnd, Event, Observer, TracingObserver};
 pub use outbox_core::{
-    Backoff, Context, Handler, HandlerError, HandlerErrorKind, HandlerResult, HandlerResultExt, Jitter,
-    Message, handler_fn,
+    Backoff, BatchHandler, BatchResult, Context, Handled, Handler, HandlerError, HandlerErrorKind,
+    HandlerResult, HandlerResultExt, Jitter, Message, batch_fn, handler_fn,
 };
 pub use report::Report;
 pub use router::Router;

@@ -2,14 +2,18 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outbox_core::{
-    ClaimRequest, Context, DynHandler, Error, Handler, HandlerErrorKind, HandlerResult, HandlerResultExt,
-    Message, Result, handler_fn,
+    BatchHandler, Context, DynBatchHandler, DynHandler, Error, Handled, Handler, HandlerError,
+    HandlerErrorKind, HandlerResult, HandlerResultExt, MAX_BATCH, Message, Result, batch_fn, handler_fn,
 };
 use serde::de::DeserializeOwned;
 
 use crate::decision::Ending;
+use crate::lane::Batching;
+
+const MAX_LINGER: Duration = Duration::from_secs(60);
 
 /// Which handler serves which topic.
 ///
@@ -36,7 +40,7 @@ use crate::decision::Ending;
 /// ```
 #[derive(Clone, Default)]
 pub struct Router {
-    routes: Vec<(Arc<str>, Arc<dyn DynHandler>)>,
+    routes: Vec<(Arc<str>, Service)>,
     index: HashMap<String, usize>,
     unknown: Unknown,
     repeated: Option<String>,
@@ -46,8 +50,36 @@ pub struct Router {
 enum Unknown {
     #[default]
     NotClaimed,
-    Fallback(Arc<dyn DynHandler>),
+    Fallback(Service),
     DeadLetter,
+}
+
+/// What serves a topic.
+#[derive(Clone)]
+pub(crate) enum Service {
+    One(Arc<dyn DynHandler>),
+    Batch(Batching, Arc<dyn DynBatchHandler>),
+}
+
+impl Service {
+    fn batching(&self) -> Option<Batching> {
+        match self {
+            Self::One(_) => None,
+            Self::Batch(batching, _) => Some(*batching),
+        }
+    }
+
+    fn validate(&self) -> Result<()> {
+        let Some(Batching { max, linger }) = self.batching() else { return Ok(()) };
+        if !(1..=MAX_BATCH).contains(&max) {
+            return Err(Error::invalid("batching.max", format_args!("{max}, must be 1 to {MAX_BATCH}")));
+        }
+        if linger > MAX_LINGER {
+            let why = format_args!("{linger:?}, must be up to {MAX_LINGER:?}");
+            return Err(Error::invalid("batching.linger", why));
+        }
+        Ok(())
+    }
 }
 
 impl Router {
@@ -82,21 +114,70 @@ impl Router {
         })
     }
 
+    /// Serves `topic` with a closure that takes several messages at once and ends in `Ok(())`, when all were
+    /// delivered, or in `Ok(results)` with a `Vec` of one result for each message, in their order. `batching`
+    /// is the most messages of a batch, or a [`Batching`]. Each batch handler claims for itself.
+    ///
+    /// # Examples
+    /// ```
+    /// use outbox_dispatcher::{Message, Router};
+    /// # #[derive(Clone)] struct Broker;
+    /// # impl Broker {
+    /// #     async fn publish(&self, _: Vec<Message>) -> Result<Vec<Result<(), String>>, String> { Ok(vec![]) }
+    /// # }
+    /// # let broker = Broker;
+    /// let router = Router::new().on_batch("order.placed", 500, async move |messages: Vec<Message>| {
+    ///     let receipts = broker.publish(messages).await?; // an error: none was delivered
+    ///     Ok(receipts.into_iter().map(|receipt| Ok(receipt?)).collect::<Vec<_>>())
+    /// });
+    /// ```
+    #[must_use]
+    pub fn on_batch<F, Fut, R>(self, topic: impl Into<String>, batching: impl Into<Batching>, f: F) -> Self
+    where
+        F: FnOnce(Vec<Message>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, HandlerError>> + Send,
+        R: Into<Handled>,
+    {
+        self.route_batch(topic, batching, batch_fn(move |_: Context, messages| f(messages)))
+    }
+
     /// Serves `topic` with a handler. A topic can have one only: the dispatcher refuses to run otherwise.
     #[must_use]
-    pub fn route(mut self, topic: impl Into<String>, handler: impl Handler) -> Self {
-        let topic = topic.into();
+    pub fn route(self, topic: impl Into<String>, handler: impl Handler) -> Self {
+        self.serve(topic.into(), Service::One(Arc::new(handler)))
+    }
+
+    /// Serves `topic` with a batch handler.
+    #[must_use]
+    pub fn route_batch(
+        self,
+        topic: impl Into<String>,
+        batching: impl Into<Batching>,
+        handler: impl BatchHandler,
+    ) -> Self {
+        self.serve(topic.into(), Service::Batch(batching.into(), Arc::new(handler)))
+    }
+
+    fn serve(mut self, topic: String, service: Service) -> Self {
         if self.index.insert(topic.clone(), self.routes.len()).is_some() {
             self.repeated = Some(topic.clone());
         }
-        self.routes.push((topic.into(), Arc::new(handler)));
+        self.routes.push((topic.into(), service));
         self
     }
 
     /// Claims every topic, and serves those without a handler of their own with this one.
     #[must_use]
     pub fn fallback(mut self, handler: impl Handler) -> Self {
-        self.unknown = Unknown::Fallback(Arc::new(handler));
+        self.unknown = Unknown::Fallback(Service::One(Arc::new(handler)));
+        self
+    }
+
+    /// Claims every topic and serves all with this batch handler; beside it the router can have no other. A
+    /// batch may then hold messages of several topics.
+    #[must_use]
+    pub fn fallback_batch(mut self, batching: impl Into<Batching>, handler: impl BatchHandler) -> Self {
+        self.unknown = Unknown::Fallback(Service::Batch(batching.into(), Arc::new(handler)));
         self
     }
 
@@ -107,23 +188,36 @@ impl Router {
         self
     }
 
-    /// The topics to claim; `None` for all.
-    pub(crate) fn topics(&self) -> Option<Vec<String>> {
-        match self.unknown {
-            Unknown::NotClaimed => Some(self.routes.iter().map(|(topic, _)| topic.to_string()).collect()),
-            Unknown::Fallback(_) | Unknown::DeadLetter => None,
+    pub(crate) fn claims_all(&self) -> bool {
+        !matches!(self.unknown, Unknown::NotClaimed)
+    }
+
+    /// Every topic with a handler of its own, and how that is batched.
+    pub(crate) fn batchings(&self) -> impl Iterator<Item = (&str, Option<Batching>)> {
+        self.routes.iter().map(|(topic, service)| (&**topic, service.batching()))
+    }
+
+    pub(crate) fn fallback_batching(&self) -> Option<Batching> {
+        match &self.unknown {
+            Unknown::Fallback(service) => service.batching(),
+            Unknown::NotClaimed | Unknown::DeadLetter => None,
         }
     }
 
-    /// Checks that `request`, made with [`topics`](Self::topics), can be sent.
-    pub(crate) fn validate(&self, request: &ClaimRequest) -> Result<()> {
+    /// # Errors
+    /// [`InvalidInput`](outbox_core::ErrorKind::InvalidInput) for a router that cannot work.
+    pub(crate) fn validate(&self) -> Result<()> {
         if let Some(topic) = &self.repeated {
             return Err(Error::invalid("router", format_args!("topic {topic:?} has two handlers")));
         }
-        if matches!(&request.topics, Some(topics) if topics.is_empty()) {
+        if self.routes.is_empty() && !self.claims_all() {
             return Err(Error::invalid("router", "no topic has a handler"));
         }
-        request.validate()
+        let fallback = match &self.unknown {
+            Unknown::Fallback(service) => Some(service),
+            Unknown::NotClaimed | Unknown::DeadLetter => None,
+        };
+        self.routes.iter().map(|(_, service)| service).chain(fallback).try_for_each(Service::validate)
     }
 
     pub(crate) fn find(&self, topic: &str) -> Route {
@@ -133,15 +227,15 @@ impl Router {
         }
     }
 
-    pub(crate) fn handler(&self, route: &Route) -> Option<&dyn DynHandler> {
+    pub(crate) fn service(&self, route: &Route) -> Option<&Service> {
         match (route, &self.unknown) {
-            (Route::Own(index), _) => self.routes.get(*index).map(|(_, handler)| &**handler),
-            (Route::Unknown(_), Unknown::Fallback(handler)) => Some(&**handler),
+            (Route::Own(index), _) => self.routes.get(*index).map(|(_, service)| service),
+            (Route::Unknown(_), Unknown::Fallback(service)) => Some(service),
             (Route::Unknown(_), _) => None,
         }
     }
 
-    /// How it ends when [`handler`](Self::handler) has none. A message that was not asked for is not dead at
+    /// How it ends when [`service`](Self::service) has none. A message that was not asked for is not dead at
     /// once: another release may know its topic.
     pub(crate) fn unrouted(&self, topic: String) -> Ending {
         match self.unknown {
@@ -182,31 +276,39 @@ pub(crate) enum Route {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::Config;
+    use crate::plan::Plan;
 
     fn refused(router: Router) -> String {
-        let mut request = ClaimRequest::new(1, Duration::from_secs(1));
-        request.topics = router.topics();
-        router.validate(&request).expect_err("must be refused").to_string()
+        let plan = router.validate().and_then(|()| Plan::try_new(&router, &Config::default()));
+        plan.expect_err("must be refused").to_string()
     }
 
     fn on(router: Router, topic: &str) -> Router {
         router.on(topic, async |_| Ok(()))
     }
 
+    fn on_batch(router: Router, topic: &str, batching: impl Into<Batching>) -> Router {
+        router.on_batch(topic, batching, async |_| Ok(()))
+    }
+
     #[test]
     fn a_router_that_cannot_work_is_refused() {
         assert_eq!(refused(Router::new()), "invalid router: no topic has a handler");
         assert_eq!(refused(on(on(Router::new(), "a"), "a")), "invalid router: topic \"a\" has two handlers");
-        assert_eq!(refused(on(Router::new(), "")), "invalid topics: must not be empty");
-    }
-
-    #[test]
-    fn only_a_policy_for_unknown_topics_claims_all_topics() {
-        assert_eq!(on(Router::new(), "a").topics(), Some(vec!["a".to_owned()]));
-        assert_eq!(on(Router::new(), "a").dead_letter_unknown().topics(), None);
-        assert_eq!(Router::new().fallback(handler_fn(async |_, _| Ok(()))).topics(), None);
+        assert_eq!(
+            refused(on_batch(on(Router::new(), "a"), "a", 5)),
+            "invalid router: topic \"a\" has two handlers"
+        );
+        assert_eq!(refused(on_batch(Router::new(), "a", 0)), "invalid batching.max: 0, must be 1 to 1000");
+        let linger = Batching::new(5).with_linger(Duration::from_secs(61));
+        assert_eq!(
+            refused(on_batch(Router::new(), "a", linger)),
+            "invalid batching.linger: 61s, must be up to 60s"
+        );
+        let fallback = handler_fn(async |_, _| Ok(()));
+        let both = "invalid router: one for every topic claims every topic, so no other topic can have a limit or batches";
+        assert_eq!(refused(on_batch(Router::new(), "a", 5).fallback(fallback)), both);
     }
 }

@@ -9,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::Report;
 use crate::desk::Desk;
+use crate::workers::Workers;
 
 /// How long a handler that is dropped may keep its thread.
 const GRACE: Duration = Duration::from_secs(1);
@@ -17,7 +18,8 @@ const MIN_SETTLING: Duration = Duration::from_secs(5);
 
 /// The background of a run.
 pub(crate) struct Tasks {
-    pub(crate) workers: JoinSet<()>,
+    pub(crate) workers: Workers,
+    pub(crate) starter: AbortOnDropHandle<()>,
     pub(crate) settler: AbortOnDropHandle<()>,
     pub(crate) end: watch::Sender<Option<Instant>>,
     pub(crate) heartbeat: AbortOnDropHandle<()>,
@@ -25,21 +27,24 @@ pub(crate) struct Tasks {
 
 impl Tasks {
     /// Ends the run; running handlers have until `deadline`.
-    pub(crate) async fn finish(mut self, desk: &Desk, deadline: Instant) -> Report {
+    pub(crate) async fn finish(self, desk: &Desk, deadline: Instant) -> Report {
         desk.close();
-        if !self.join_workers(deadline).await {
+        self.starter.abort();
+        let _ = self.starter.await;
+        let mut workers = self.workers.take();
+        if !join(&mut workers, deadline).await {
             desk.give_back_running();
-            self.join_workers(Instant::now() + GRACE).await;
+            join(&mut workers, Instant::now() + GRACE).await;
         }
         self.end.send_replace(Some(deadline.max(Instant::now() + MIN_SETTLING)));
         let _ = self.settler.await;
         drop(self.heartbeat);
         desk.report()
     }
+}
 
-    /// Whether all have ended in time.
-    async fn join_workers(&mut self, deadline: Instant) -> bool {
-        let all = async { while self.workers.join_next().await.is_some() {} };
-        timeout_at(deadline, all).await.is_ok()
-    }
+/// Whether all have ended in time.
+async fn join(workers: &mut JoinSet<()>, deadline: Instant) -> bool {
+    let all = async { while workers.join_next().await.is_some() {} };
+    timeout_at(deadline, all).await.is_ok()
 }

@@ -57,6 +57,26 @@ pub(crate) fn process(message: &Message, relation: TraceRelation) -> Span {
     span
 }
 
+/// A consumer's span, around a batch handler: a trace of its own, with a link to each producer's span.
+pub(crate) fn process_batch(messages: &[Message]) -> Span {
+    let topic = messages.first().map(|message| &*message.topic);
+    let span = debug_span!(
+        parent: None,
+        "process",
+        otel.name = topic.map(|topic| format!("process {topic}")),
+        otel.kind = "consumer",
+        otel.status_code = Empty,
+        messaging.system = SYSTEM,
+        messaging.operation.name = "process",
+        "messaging.operation.type" = "process",
+        messaging.destination.name = topic,
+        messaging.batch.message_count = messages.len(),
+        "error.type" = Empty,
+    );
+    messages.iter().for_each(|message| relate(&span, &message.headers, TraceRelation::Link));
+    span
+}
+
 /// Says how a span ended; `ok` needs no word. Never a text of an error, which may quote a payload.
 pub(crate) fn end(span: &Span, outcome: &'static str) {
     if outcome != "ok" && !span.is_disabled() {

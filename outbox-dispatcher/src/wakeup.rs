@@ -30,7 +30,7 @@ const DEAF_INTERVAL: Duration = Duration::from_secs(300);
 const MAX_KEPT_HINTS: usize = 10_000;
 
 /// What a claim found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Found {
     Nothing,
     Some,

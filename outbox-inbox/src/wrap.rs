@@ -11,7 +11,8 @@ type Identify = Arc<dyn Fn(&Message) -> Incoming + Send + Sync>;
 
 impl<S: ProcessedStore + Transactions + 'static> Inbox<S> {
     /// Gives a handler an exactly-once database effect: it runs inside [`process`](Inbox::process), with
-    /// the transaction and the message's headers on its context, and a duplicate is `Ok`.
+    /// the transaction, the message's headers, the deadline and the cancellation on its context, and a duplicate
+    /// is `Ok`.
     ///
     /// The message is named as [`Incoming::from`] does: by its id, with a hash of topic and payload as
     /// fingerprint; [`InboxHandler::identified_by`] changes that. Where the context has a transaction
@@ -103,7 +104,10 @@ where
 impl<S, H: Handler> InboxHandler<S, H> {
     async fn run(&self, cx: &Context, outer: &Context, message: Message) -> Result<(), Failure> {
         let headers = outer.headers().iter();
-        let cx = headers.fold(cx.clone(), |cx, (name, value)| cx.with_header(name, value));
+        let mut cx = headers.fold(cx.clone(), |cx, (name, value)| cx.with_header(name, value));
+        if let Some(delivery) = outer.delivery() {
+            cx = cx.with_delivery(Arc::clone(delivery));
+        }
         cx.clone().scope(self.handler.handle(cx, message)).await.map_err(Failure::Handler)
     }
 }

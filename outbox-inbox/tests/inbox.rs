@@ -8,9 +8,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use outbox_core::{
-    ClaimRequest, Claimed, Context, Draft, Error, ErrorKind, Handler, HandlerError, HandlerErrorKind, Mark,
-    Marked, MemoryRepository, Message, MessageId, Operations, ProcessedStore, Repository, Result,
-    Transactions, Transactor, handler_fn,
+    ClaimRequest, Claimed, Context, Delivery, Draft, Error, ErrorKind, Handler, HandlerError,
+    HandlerErrorKind, Mark, Marked, MemoryRepository, Message, MessageId, Operations, ProcessedStore,
+    Repository, Result, Transactions, Transactor, handler_fn,
 };
 use outbox_inbox::{Config, Inbox, Incoming, Processed};
 use serde_json::{Value, json};
@@ -370,15 +370,18 @@ mod wrap {
     }
 
     #[tokio::test]
-    async fn the_handler_sees_the_transaction_and_the_trace() {
+    async fn the_handler_sees_the_transaction_the_trace_and_its_run() {
         let store = MemoryRepository::new();
         let message = delivered(&store, Draft::new("t", "x")).await;
-        let outer = Context::new().with_header("traceparent", "00-abc");
+        let deadline = std::time::Instant::now();
+        let outer =
+            Context::new().with_header("traceparent", "00-abc").with_delivery(Delivery::new(Some(deadline)));
         let handler = inbox(&store).wrap(handler_fn(async move |cx: Context, _| {
             let current = Context::current()?;
             for cx in [&cx, &current] {
                 assert!(cx.has_transaction());
                 assert_eq!(cx.headers().get("traceparent").map(String::as_str), Some("00-abc"));
+                assert_eq!(cx.deadline(), Some(deadline));
             }
             Ok(())
         }));

@@ -168,9 +168,7 @@ mod postgres {
                 return Ok(false);
             }
             if self.post != was {
-                self.writers = None;
-                self.hinted = false;
-                self.look_after = FIRST_LOOK;
+                self.start_over();
             }
             Ok(true)
         }
@@ -195,15 +193,34 @@ mod postgres {
 
         /// Waits for one notification and returns its payload: empty for a hint.
         async fn receive(&mut self) -> Result<String> {
-            let received = self
-                .listener
-                .try_recv()
-                .await
-                .map_err(|error| from_sqlx("listen", &self.table.name, error))?;
-            let lost = || Error::new(ErrorKind::Unavailable, "listen").with_table(&self.table.name);
-            let payload = received.ok_or_else(lost)?.payload().to_owned();
+            let received = self.listener.try_recv().await.map_err(|error| self.failed(error))?;
+            let Some(notification) = received else {
+                self.forget();
+                return Err(Error::new(ErrorKind::Unavailable, "listen").with_table(&self.table.name));
+            };
+            let payload = notification.payload().to_owned();
             self.pending |= payload.is_empty();
             Ok(payload)
+        }
+
+        fn failed(&mut self, error: sqlx::Error) -> Error {
+            let error = from_sqlx("listen", &self.table.name, error);
+            if error.kind() == ErrorKind::Unavailable {
+                self.forget();
+            }
+            error
+        }
+
+        /// The connection is lost and its locks with it; the next call opens another one without a word.
+        fn forget(&mut self) {
+            self.post = Post::None;
+            self.start_over();
+        }
+
+        fn start_over(&mut self) {
+            self.writers = None;
+            self.hinted = false;
+            self.look_after = FIRST_LOOK;
         }
 
         async fn stand_down(&mut self) -> Result<()> {
@@ -258,10 +275,7 @@ mod postgres {
         }
 
         async fn run(&mut self, query: Pg<'static>) -> Result<PgRow> {
-            query
-                .fetch_one(&mut self.listener)
-                .await
-                .map_err(|error| from_sqlx("listen", &self.table.name, error))
+            query.fetch_one(&mut self.listener).await.map_err(|error| self.failed(error))
         }
     }
 

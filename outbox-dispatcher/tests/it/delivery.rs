@@ -1,9 +1,9 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use outbox_core::{Context, Draft, ErrorKind};
 use outbox_dispatcher::{Dispatcher, HandlerError, Message, Router, handler_fn};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::support::*;
 
@@ -156,6 +156,62 @@ async fn handlers_get_the_trace_of_their_message() {
         }),
     );
     assert_eq!(Dispatcher::new(store, router).drain_once().await.expect("report").n_done, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn handlers_see_their_attempt_fence_and_deadline() {
+    let store = Store::new();
+    store.enqueue_n("t", 1).await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sights = seen.clone();
+    let handler = handler_fn(async move |cx: Context, message: Message| {
+        let left = Instant::from_std(cx.deadline().expect("a time-out")) - Instant::now();
+        assert!(!cx.is_cancelled());
+        sights.lock().expect("seen").push((message.attempt, message.fence, left));
+        match message.attempt {
+            1 => broken(&message),
+            _ => Ok(()),
+        }
+    });
+    let config = config().with_handler_timeout(seconds(45));
+    let running = start(&store, Router::new().route("t", handler), config);
+    until_async(async || store.n_left().await == 0).await;
+    running.stop().await;
+    let seen = seen.lock().expect("seen");
+    let [(1, first, left), (2, second, _)] = seen[..] else { panic!("{seen:?}") };
+    assert!(second > first && left == seconds(45), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_handler_has_started_elsewhere_learns_that_its_run_is_over() {
+    for end in ["ended", "timed out", "lease lost", "stopped"] {
+        let (store, n_told) = (Store::new(), Arc::new(AtomicUsize::new(0)));
+        store.enqueue_n("t", 1).await;
+        let told = n_told.clone();
+        let handler = handler_fn(async move |cx: Context, _: Message| {
+            tokio::spawn(async move {
+                cx.cancelled().await;
+                assert!(cx.is_cancelled());
+                told.fetch_add(1, Ordering::SeqCst);
+            });
+            sleep(seconds(if end == "ended" { 5 } else { 3_600 })).await;
+            Ok(())
+        });
+        let timeout = if end == "timed out" { seconds(5) } else { seconds(600) };
+        let config =
+            config().with_handler_timeout(timeout).with_lease(seconds(6)).with_drain_timeout(seconds(1));
+        let running = start(&store, Router::new().route("t", handler), config);
+        sleep(milliseconds(4_100)).await;
+        assert_eq!(n_told.load(Ordering::SeqCst), 0, "{end}");
+        match end {
+            "lease lost" => store.state().loses = vec!["0".into()],
+            "stopped" => running.cancel(),
+            _ => {}
+        }
+        sleep(seconds(2)).await;
+        assert_eq!(n_told.load(Ordering::SeqCst), 1, "{end}");
+        running.stop().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,10 +1,14 @@
 //! The dispatcher against the memory repository, most of it in paused time.
 
+mod batches;
 mod delivery;
 mod failures;
 mod leases;
+mod limits;
 mod observing;
 mod schedules;
 mod stopping;
 mod support;
+#[cfg(feature = "tower")]
+mod tower;
 mod waiting;

@@ -64,6 +64,11 @@ pub(crate) struct State {
     pub(crate) random: Option<(StdRng, f64)>,
     pub(crate) calls: Vec<(Duration, &'static str)>,
     pub(crate) claims: Vec<Claimed>,
+    /// No claim finds anything after so many.
+    pub(crate) max_claims: Option<usize>,
+    /// The payloads of messages whose leases are lost at the next renewal.
+    pub(crate) loses: Vec<String>,
+    payloads: HashMap<MessageId, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -195,6 +200,12 @@ impl State {
     }
 }
 
+fn take_claim(left: &mut Option<usize>) -> bool {
+    let is_left = left.is_none_or(|left| left > 0);
+    *left = left.map(|left| left.saturating_sub(1));
+    is_left
+}
+
 fn take_one(counts: &mut HashMap<&'static str, u32>, name: &'static str) -> bool {
     match counts.get_mut(name) {
         Some(n) if *n > 0 => {
@@ -213,7 +224,14 @@ impl Repository for Store {
     async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
         self.enter("claim").await?;
         let recover = request.recover;
+        if !take_claim(&mut self.state().max_claims) {
+            return self.leave("claim", Claim::default());
+        }
         let mut claim = self.memory.claim(request).await?;
+        let payloads = claim.messages.iter().map(|outbox_core::Claimed { message, .. }| {
+            (message.id, String::from_utf8_lossy(&message.payload).into_owned())
+        });
+        self.state().payloads.extend(payloads);
         if self.state().hides_due {
             claim.next_due_in = None;
         }
@@ -232,7 +250,14 @@ impl Repository for Store {
 
     async fn extend(&self, leases: Vec<Lease>, by: Duration) -> Result<Vec<Settled>> {
         self.enter("extend").await?;
-        let extended = self.memory.extend(leases, by).await?;
+        let ids: Vec<_> = leases.iter().map(|lease| lease.id).collect();
+        let mut extended = self.memory.extend(leases, by).await?;
+        for (id, answer) in ids.iter().zip(&mut extended) {
+            let state = self.state();
+            if state.payloads.get(id).is_some_and(|payload| state.loses.contains(payload)) {
+                *answer = Settled::LeaseLost;
+            }
+        }
         self.leave("extend", extended)
     }
 }

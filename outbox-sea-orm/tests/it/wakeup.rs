@@ -217,6 +217,27 @@ async fn a_follower_takes_over_from_a_leader_that_was_killed(site: &Site) {
     expect_hint(&mut follower).await;
 }
 
+async fn a_leader_that_goes_on_after_its_connection_was_lost_stands_guard_again(site: &Site) {
+    let mut leader = sleeper(site).await;
+    let [pid] = guards(site).await[..] else { panic!("one guard") };
+    site.execute(&format!("SELECT pg_terminate_backend({pid})")).await;
+    let lost = timeout(PATIENCE, leader.hint()).await.expect("it must notice");
+    assert_eq!(lost.expect_err("lost").kind(), ErrorKind::Unavailable);
+    eventually("the guard falls", async || guards(site).await.is_empty()).await;
+
+    // whoever was writing meanwhile gave no hint
+    let transaction = site.db.begin().await.expect("begin");
+    site.outbox.enqueue_in(&transaction, [Draft::new("t", "")]).await.expect("enqueue");
+    assert!(matches!(leader.prepare().await.expect("prepare"), Readiness::Look { .. }), "it would be missed");
+    transaction.commit().await.expect("commit");
+    fall_asleep(&mut leader).await;
+    assert_eq!((guards(site).await.len(), site.claim(10).await.messages.len()), (1, 1));
+    site.enqueue("t", 1).await;
+    expect_hint(&mut leader).await;
+    leader.stand_down().await.expect("stand down");
+    assert!(guards(site).await.is_empty());
+}
+
 async fn a_listener_that_is_dropped_leaves_no_lock(site: &Site) {
     let listener = sleeper(site).await;
     assert_eq!(guards(site).await.len(), 1);
@@ -299,6 +320,7 @@ on_postgres! {
     a_leader_that_was_woken_leaves_without_a_word,
     a_follower_that_leaves_leaves_the_guard,
     a_follower_takes_over_from_a_leader_that_was_killed,
+    a_leader_that_goes_on_after_its_connection_was_lost_stands_guard_again,
     a_listener_that_is_dropped_leaves_no_lock,
     producers_notify_nobody_unless_somebody_sleeps,
     a_hint_is_kept_until_it_is_asked_for,
