@@ -242,6 +242,32 @@ mod opentelemetry {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_batch_is_linked_to_each_of_its_producers() {
+        let traces = Traces::from(LevelFilter::DEBUG);
+        let memory = MemoryRepository::new();
+        let outbox = Instrumented::new(memory.clone());
+        for n in 1..=2 {
+            let request = tracing::debug_span!("request", otel.name = format!("request {n}"));
+            let drafts = [Draft::new("t", ""), Draft::new("other", "")];
+            let tx = Transactor::over(&memory);
+            let sent = tx.run(async |cx| outbox.enqueue(cx, drafts).await).instrument(request);
+            sent.await.expect("enqueue");
+        }
+        let router = Router::new().on_batch("t", 10, async |_: Vec<Message>| Ok(()));
+        assert_eq!(Dispatcher::new(outbox, router).drain_once().await.expect("drained").n_done, 2);
+        let spans = traces.exporter.get_finished_spans().expect("in memory");
+        let named = |name: &str| spans.iter().filter(|span| span.name == name).collect::<Vec<_>>();
+        let [process] = named("process t")[..] else { panic!("{spans:?}") };
+        let linked: Vec<_> = process.links.iter().map(|link| link.span_context.span_id()).collect();
+        let producers: Vec<_> = named("enqueue").iter().map(|span| span.span_context.span_id()).collect();
+        assert_eq!(linked, producers);
+        assert_eq!((producers.len(), process.parent_span_id), (2, SpanId::INVALID));
+        let count =
+            process.attributes.iter().find(|pair| pair.key.as_str() == "messaging.batch.message_count");
+        assert_eq!(count.map(|pair| pair.value.to_string()).as_deref(), Some("2"));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_a_draft_carries_stays_and_a_filtered_span_gives_way_to_the_current_one() {
         let traces = Traces::from(LevelFilter::INFO);
         let memory = MemoryRepository::new();
