@@ -6,8 +6,8 @@
 //!
 //! * [`Draft`], [`Message`]: what is enqueued and what is delivered.
 //! * [`Repository`]: enqueue, claim, settle, extend; [`RepositoryExt`] for one message at a time.
-//! * [`Operations`]: what an operator needs. [`Wakeup`]: hints that there is something to claim. [`Inspect`]: what is
-//!   waiting.
+//! * [`Operations`]: what an operator needs; [`Stats::diagnose`] says why messages wait. [`Wakeup`]: hints that there is
+//!   something to claim. [`Inspect`]: what is waiting.
 //! * [`ProcessedStore`]: the record behind the inbox.
 //! * [`Context`] carries the caller's open transaction; [`Transactor`] opens and ends it.
 //! * [`MemoryRepository`]: the reference implementation, also for your own tests.
@@ -30,10 +30,13 @@
 
 mod batch;
 mod context;
+mod dead_letters;
 mod declaration;
 mod delivery;
+mod diagnosis;
 mod erased;
 mod error;
+mod finding;
 mod handler;
 mod inspect;
 mod lease;
@@ -42,17 +45,25 @@ mod message;
 mod operations;
 mod processed;
 mod repository;
+mod retention;
 mod retry;
+mod stats;
 mod table;
 mod transactor;
 mod wakeup;
 
 pub use batch::{BatchFn, BatchHandler, BatchResult, DynBatchHandler, Handled, batch_fn};
 pub use context::Context;
+pub use dead_letters::{
+    DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, FailedAttempt, MAX_HISTORY,
+    MAX_HISTORY_ERROR, Moved,
+};
 pub use declaration::{Declaration, Fairness, OnDead};
 pub use delivery::Delivery;
+pub use diagnosis::{Diagnosis, OperationsExt};
 pub use erased::{ArcRepository, DynListener, DynRepository};
 pub use error::{Error, ErrorKind, Result};
+pub use finding::{Finding, Severity, Symptom};
 pub use handler::{
     DynHandler, Handler, HandlerError, HandlerErrorKind, HandlerFn, HandlerResult, HandlerResultExt,
     handler_fn,
@@ -67,10 +78,12 @@ pub use message::{
     Draft, Headers, Limits, MAX_DELAY, MAX_HEADER_BYTES, MAX_HEADERS, MAX_NAME_BYTES, Message, MessageId,
     validate_drafts,
 };
-pub use operations::{DeadLetter, DeadLetterPage, DeadLetterQuery, Moved, Operations, Stats, TopicStats};
+pub use operations::Operations;
 pub use processed::{MAX_METADATA_BYTES, MAX_METADATA_DEPTH, Mark, Marked, Processed, ProcessedStore};
 pub use repository::{Repository, RepositoryExt};
+pub use retention::{Ended, Prune, Retention};
 pub use retry::{Backoff, Jitter};
+pub use stats::{MAX_COUNTED, Stats, TopicStats};
 pub use table::{MAX_IDENTIFIER_BYTES, TableName};
 pub use transactor::{Transactions, Transactor};
 pub use wakeup::{Listener, NoListener, Readiness, Wakeup};

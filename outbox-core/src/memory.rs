@@ -13,11 +13,11 @@ use uuid::Uuid;
 
 use crate::lease::validate_lease;
 use crate::{
-    Claim, ClaimRequest, Claimed, Context, DeadLetter, DeadLetterPage, DeadLetterQuery, Draft, Enqueued,
-    Error, ErrorKind, Headers, Inspect, Lease, Limits, Listener, MAX_BATCH, Mark, Marked, Message, MessageId,
-    Moved, Operations, Outcome, Processed, ProcessedStore, Readiness, Repository, Result, Settled,
-    Settlement, Stats, TopicStats, Transactions, Wakeup, error_text, recovery_group, validate_drafts,
-    validate_limit,
+    Claim, ClaimRequest, Claimed, Context, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterQuery,
+    Draft, Ended, Enqueued, Error, ErrorKind, FailedAttempt, Headers, Inspect, Lease, Limits, Listener,
+    MAX_BATCH, MAX_HISTORY, MAX_HISTORY_ERROR, Mark, Marked, Message, MessageId, Moved, Operations, Outcome,
+    Processed, ProcessedStore, Prune, Readiness, Repository, Result, Retention, Settled, Settlement, Stats,
+    TopicStats, Transactions, Wakeup, error_text, recovery_group, validate_drafts, validate_limit,
 };
 
 /// An outbox, its operations and an inbox record in memory: the reference that every other backend is
@@ -54,6 +54,7 @@ use crate::{
 pub struct MemoryRepository {
     shared: Arc<Shared>,
     limits: Limits,
+    retention: Retention,
 }
 
 impl MemoryRepository {
@@ -66,6 +67,13 @@ impl MemoryRepository {
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Sets what becomes of messages that this handle and its later clones settle as done.
+    #[must_use]
+    pub fn with_retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
         self
     }
 
@@ -115,7 +123,8 @@ impl Repository for MemoryRepository {
         let settle = |store: &mut Store| {
             let now = store.clock.now();
             let settlements = settlements.into_iter().zip(counts);
-            settlements.map(|(settlement, counts)| store.settle(settlement, counts, now)).collect()
+            let settle = |(settlement, counts)| store.settle(settlement, counts, self.retention, now);
+            settlements.map(settle).collect()
         };
         Ok(self.shared.with(settle))
     }
@@ -140,8 +149,27 @@ impl Operations for MemoryRepository {
         Ok(self.shared.with(|store| ids.iter().map(|id| store.redrive(id)).collect()))
     }
 
+    async fn redrive_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
+        filter.validate_with_limit(limit)?;
+        Ok(self.shared.with(|store| store.move_matching(&filter, limit, Store::redrive)))
+    }
+
     async fn discard(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
         Ok(self.shared.with(|store| ids.iter().map(|id| store.discard(id)).collect()))
+    }
+
+    async fn discard_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
+        filter.validate_with_limit(limit)?;
+        Ok(self.shared.with(|store| store.move_matching(&filter, limit, Store::discard)))
+    }
+
+    async fn history(&self, id: MessageId) -> Result<Vec<FailedAttempt>> {
+        Ok(self.shared.with(|store| store.history(&id)))
+    }
+
+    async fn prune(&self, prune: Prune) -> Result<u64> {
+        prune.validate()?;
+        Ok(self.shared.with(|store| store.prune(&prune)))
     }
 
     async fn ping(&self) -> Result<()> {
@@ -379,6 +407,7 @@ enum State {
     Ready,
     Parked { due_at: Moment },
     Dead { at: Moment },
+    Done { at: Moment },
 }
 
 struct Held {
@@ -399,7 +428,13 @@ struct Row {
     attempts: u32,
     fence: i64,
     last_error: Option<String>,
+    history: Vec<Failure>,
+    /// Since when it has been ready, unless since it was created.
+    ready_at: Option<Moment>,
 }
+
+/// Attempt, time, error.
+type Failure = (u32, Moment, String);
 
 impl Row {
     fn new(draft: &Draft, now: Moment) -> Self {
@@ -419,6 +454,8 @@ impl Row {
             attempts: 0,
             fence: 0,
             last_error: None,
+            history: Vec::new(),
+            ready_at: None,
         }
     }
 
@@ -441,7 +478,7 @@ impl Row {
     fn enqueued(&self, clock: &Clock) -> Enqueued {
         let delay = match self.state {
             State::Parked { due_at } => due_at.saturating_sub(self.created_at),
-            State::Ready | State::Dead { .. } => Duration::ZERO,
+            State::Ready | State::Dead { .. } | State::Done { .. } => Duration::ZERO,
         };
         Enqueued { message: self.message(clock), delay }
     }
@@ -455,12 +492,29 @@ impl Row {
         }
     }
 
-    fn is_due(&self, now: Moment) -> bool {
-        let is_parked_due = matches!(self.state, State::Parked { due_at } if due_at <= now);
-        self.is_ready() || self.is_expired(now) || is_parked_due
+    /// Since when this row has been claimable, if it is.
+    fn due_since(&self, now: Moment) -> Option<Moment> {
+        match (self.state, &self.lease) {
+            (State::Ready, None) => Some(self.ready_at.unwrap_or(self.created_at)),
+            (State::Ready, Some(lease)) => Some(lease.until).filter(|until| *until <= now),
+            (State::Parked { due_at }, _) => Some(due_at).filter(|due_at| *due_at <= now),
+            (State::Dead { .. } | State::Done { .. }, _) => None,
+        }
+    }
+
+    /// When and how it ended.
+    fn ended(&self) -> Option<(Ended, Moment)> {
+        match self.state {
+            State::Done { at } => Some((Ended::Done, at)),
+            State::Dead { at } => Some((Ended::Dead, at)),
+            State::Ready | State::Parked { .. } => None,
+        }
     }
 
     fn become_ready(&mut self) {
+        if let State::Parked { due_at } = self.state {
+            self.ready_at = Some(due_at);
+        }
         self.state = State::Ready;
         self.lease = None;
     }
@@ -469,6 +523,13 @@ impl Row {
         self.state = State::Dead { at: now };
         self.lease = None;
         self.last_error = Some(error_text(error));
+    }
+
+    /// Remembers that the present attempt failed.
+    fn fail(&mut self, at: Moment, error: &str) {
+        let error = error_text(error).chars().take(MAX_HISTORY_ERROR).collect();
+        self.history.push((self.attempts, at, error));
+        self.history.drain(..self.history.len().saturating_sub(MAX_HISTORY));
     }
 
     fn message(&self, clock: &Clock) -> Message {
@@ -659,13 +720,23 @@ impl Store {
         let (spent, live): (Vec<_>, Vec<_>) =
             expired.into_iter().partition(|(_, attempts)| *attempts >= request.max_attempts);
         for (seq, attempts) in spent.into_iter().take(request.limit) {
+            self.note_expiry(seq);
             self.bury(seq, now, &format!("lease expired in attempt {attempts}"));
             claim.n_dead += 1;
         }
         let Some((_, attempts)) = live.first().copied() else { return };
         let group = live.into_iter().filter(|row| row.1 == attempts).collect();
         let largest = recovery_group(request.limit, attempts, request.max_attempts);
-        self.hand_out(&self.within_bounds(group, largest, request), request, now, claim);
+        let group = self.within_bounds(group, largest, request);
+        group.iter().for_each(|(seq, _)| self.note_expiry(*seq));
+        self.hand_out(&group, request, now, claim);
+    }
+
+    fn note_expiry(&mut self, seq: i64) {
+        let Some(row) = self.rows.get_mut(&seq) else { return };
+        if let Some(until) = row.lease.as_ref().map(|lease| lease.until) {
+            row.fail(until, "lease expired");
+        }
     }
 
     fn claim_ready(&mut self, request: &ClaimRequest, now: Moment, claim: &mut Claim) {
@@ -737,15 +808,23 @@ impl Store {
         self.rows.get_mut(&lease.locator).filter(is_current)
     }
 
-    fn settle(&mut self, settlement: Settlement, counts: bool, now: Moment) -> Settled {
+    fn settle(&mut self, settlement: Settlement, counts: bool, retention: Retention, now: Moment) -> Settled {
         let seq = settlement.lease.locator;
         let Some(row) = self.leased(&settlement.lease).filter(|_| counts) else {
             return Settled::LeaseLost;
         };
         match settlement.outcome {
+            Outcome::Done if retention == Retention::Keep => {
+                row.state = State::Done { at: now };
+                row.lease = None;
+            }
             Outcome::Done => drop(self.remove(seq)),
-            Outcome::Dead { error } => row.become_dead(now, &error),
+            Outcome::Dead { error } => {
+                row.fail(now, &error);
+                row.become_dead(now, &error);
+            }
             Outcome::Retry { after, error } => {
+                row.fail(now, &error);
                 row.state = State::Parked { due_at: now.saturating_add(after) };
                 row.lease = None;
                 row.last_error = Some(error_text(&error));
@@ -789,15 +868,15 @@ impl Store {
     /// The waiting rows of the table, then those of an open transaction.
     fn enqueued(&self, transaction: Option<u64>, limit: usize) -> Vec<Enqueued> {
         let own = transaction.and_then(|id| self.open.get(&id)).map_or(&[][..], |open| &open.rows);
-        let waiting = self.rows.values().filter(|row| !row.is_dead()).chain(own);
+        let waiting = self.rows.values().filter(|row| row.ended().is_none()).chain(own);
         let mut last: Vec<_> = waiting.rev().take(limit).map(|row| row.enqueued(&self.clock)).collect();
         last.reverse();
         last
     }
 
     fn dead_letters(&self, query: &DeadLetterQuery) -> DeadLetterPage {
-        let is_wanted =
-            |row: &Row| query.topic.as_ref().is_none_or(|topic| *topic == row.topic) && row.is_dead();
+        let now = self.clock.now();
+        let is_wanted = |row: &Row| matches(&query.filter, row, now);
         let behind = self.rows.range(query.after.map_or(i64::MIN, |after| after.saturating_add(1))..);
         let rows: Vec<_> = behind.filter(|(_, row)| is_wanted(row)).take(query.limit).collect();
         let next = rows.last().filter(|_| rows.len() == query.limit).map(|(seq, _)| **seq);
@@ -820,8 +899,10 @@ impl Store {
 
     fn redrive(&mut self, id: &MessageId) -> Moved {
         let Some(seq) = self.dead(id) else { return Moved::NotDead };
+        let now = self.clock.now();
         if let Some(row) = self.rows.get_mut(&seq) {
             row.attempts = 0;
+            row.ready_at = Some(now);
         }
         self.renew(seq);
         self.hint();
@@ -834,22 +915,81 @@ impl Store {
             None => Moved::NotDead,
         }
     }
+
+    fn move_matching(
+        &mut self,
+        filter: &DeadLetterFilter,
+        limit: usize,
+        act: impl Fn(&mut Self, &MessageId) -> Moved,
+    ) -> u64 {
+        let now = self.clock.now();
+        let matching = self.rows.values().filter(|row| matches(filter, row, now)).take(limit);
+        let ids: Vec<_> = matching.map(|row| row.id).collect();
+        ids.iter().filter(|id| act(self, id) == Moved::Applied).count() as u64
+    }
+
+    fn history(&self, id: &MessageId) -> Vec<FailedAttempt> {
+        let row = self.places.get(id).and_then(|seq| self.rows.get(seq));
+        let attempt = |(attempt, at, error): &Failure| FailedAttempt {
+            attempt: *attempt,
+            failed_at: self.clock.date(*at),
+            error: error.clone(),
+        };
+        row.map(|row| row.history.iter().map(attempt).collect()).unwrap_or_default()
+    }
+
+    fn prune(&mut self, prune: &Prune) -> u64 {
+        let now = self.clock.now();
+        let is_old = |(ended, at): (Ended, Moment)| {
+            (ended == prune.ended && now.saturating_sub(at) > prune.older_than).then_some(at)
+        };
+        let old = self.rows.iter().filter_map(|(seq, row)| Some((row.ended().and_then(is_old)?, *seq)));
+        let mut old: Vec<_> = old.collect();
+        old.sort_unstable();
+        old.truncate(prune.limit);
+        if !prune.dry_run {
+            old.iter().for_each(|(_, seq)| drop(self.remove(*seq)));
+        }
+        old.len() as u64
+    }
+}
+
+/// Whether a row is a dead letter that the filter lets through.
+fn matches(filter: &DeadLetterFilter, row: &Row, now: Moment) -> bool {
+    let State::Dead { at } = row.state else { return false };
+    let age = now.saturating_sub(at);
+    filter.topic.as_ref().is_none_or(|topic| *topic == row.topic)
+        && filter.key.as_ref().is_none_or(|key| Some(key) == row.key.as_ref())
+        && filter
+            .error
+            .as_ref()
+            .is_none_or(|text| row.last_error.as_ref().is_some_and(|error| error.contains(text)))
+        && filter.min_age.is_none_or(|least| age >= least)
+        && filter.max_age.is_none_or(|greatest| age <= greatest)
 }
 
 fn count(topic: &mut TopicStats, row: &Row, now: Moment) {
-    if row.is_dead() {
-        topic.n_dead += 1;
-        return;
+    match row.ended() {
+        Some((Ended::Dead, _)) => topic.n_dead += 1,
+        Some((Ended::Done, _)) => topic.n_done += 1,
+        None => count_unfinished(topic, row, now),
     }
+}
+
+fn count_unfinished(topic: &mut TopicStats, row: &Row, now: Moment) {
     topic.highest_attempt = topic.highest_attempt.max(row.attempts);
     if row.is_claimed(now) {
         topic.n_claimed += 1;
         return;
     }
     topic.n_pending += 1;
-    if row.is_due(now) {
-        topic.n_due += 1;
-        topic.oldest_due = topic.oldest_due.max(Some(now.saturating_sub(row.created_at)));
+    match row.due_since(now) {
+        Some(since) => {
+            topic.n_due += 1;
+            topic.oldest_due = topic.oldest_due.max(Some(now.saturating_sub(since)));
+        }
+        None if row.attempts > 0 => topic.n_retrying += 1,
+        None => {}
     }
 }
 

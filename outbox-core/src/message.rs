@@ -313,7 +313,7 @@ fn validate_length(field: &str, length: usize, max: usize) -> Result<()> {
     Ok(())
 }
 
-fn validate_nul(field: &str, value: &str) -> Result<()> {
+pub(crate) fn validate_nul(field: &str, value: &str) -> Result<()> {
     if value.contains('\0') {
         return Err(Error::invalid(field, "contains NUL (U+0000)"));
     }

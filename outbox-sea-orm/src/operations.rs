@@ -1,33 +1,42 @@
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use outbox_core::{
-    Context, DeadLetter, DeadLetterPage, DeadLetterQuery, Enqueued, Inspect, MessageId, Moved, Operations,
-    Result, Stats, TopicStats, validate_limit,
+    Context, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, Ended, Enqueued, FailedAttempt,
+    Inspect, MAX_COUNTED, MessageId, Moved, Operations, Prune, Result, Stats, TopicStats, validate_limit,
 };
-use sea_orm::QueryResult;
 use sea_orm::sea_query::Values;
+use sea_orm::{QueryResult, Value};
+use serde_json::Value as Json;
 
 use crate::context::SeaOrmContext;
 use crate::dialect::Dialect;
 use crate::repository::OutboxTable;
-use crate::row::{column, from_duration, ids, readable, time};
+use crate::row::{column, duration, from_duration, ids, readable, time};
 use crate::sql::Kind;
 
 /// SQLite takes 32,766 parameters.
 const MAX_IDS: usize = 10_000;
 
 impl Operations for OutboxTable {
+    /// On PostgreSQL over the connections of the claims, whose plans are fixed.
     async fn stats(&self) -> Result<Stats> {
-        let table = self.table()?;
-        let rows = self.query("stats", &self.db, &table.sql.stats, Values(Vec::new())).await?;
-        let topics = rows.iter().map(|row| topic_stats(table.dialect, row)).collect::<Result<_>>()?;
-        Ok(Stats::new(topics))
+        let sql = &self.table()?.sql;
+        let limit = Values(vec![(MAX_COUNTED as i64 + 1).into()]);
+        let mut counts = self.counts(&sql.stats, limit).await?;
+        let large = counts.large_states();
+        if !large.is_empty() {
+            counts.project(&large, self.counts(&sql.stats_sample, Values(Vec::new())).await?);
+        }
+        Ok(Stats::new(counts.topics()).with_estimate(!large.is_empty()))
     }
 
     async fn dead_letters(&self, query: DeadLetterQuery) -> Result<DeadLetterPage> {
         query.validate()?;
         let table = self.table()?;
-        let values = vec![query.topic.into(), query.after.unwrap_or(0).into(), (query.limit as i64).into()];
+        let mut values = filter_values(table.dialect, &query.filter);
+        values.extend([query.after.unwrap_or(0).into(), (query.limit as i64).into()]);
         let rows = self.query("list dead letters", &self.db, &table.sql.dead_letters, Values(values)).await?;
         let letters = rows.iter().map(|row| dead_letter(table.dialect, row)).collect::<Result<Vec<_>>>()?;
         let last = rows.last().filter(|_| letters.len() == query.limit);
@@ -38,8 +47,39 @@ impl Operations for OutboxTable {
         self.move_dead("redrive", &self.table()?.sql.redrive, ids).await
     }
 
+    async fn redrive_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
+        self.move_matching("redrive", &self.table()?.sql.redrive_matching, &filter, limit).await
+    }
+
     async fn discard(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
         self.move_dead("discard", &self.table()?.sql.discard, ids).await
+    }
+
+    async fn discard_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
+        self.move_matching("discard", &self.table()?.sql.discard_matching, &filter, limit).await
+    }
+
+    async fn history(&self, id: MessageId) -> Result<Vec<FailedAttempt>> {
+        let rows =
+            self.query("read history", &self.db, &self.table()?.sql.history, Values(vec![id.into()])).await?;
+        let text = rows.first().map(|row| column::<Option<String>>(row, 0)).transpose()?.flatten();
+        Ok(text.map(|text| failed_attempts(&text)).unwrap_or_default())
+    }
+
+    async fn prune(&self, prune: Prune) -> Result<u64> {
+        prune.validate()?;
+        let table = self.table()?;
+        let (state, sql) = match prune.ended {
+            Ended::Done => (State::DONE, &table.sql.prune_done),
+            Ended::Dead => (State::DEAD, &table.sql.prune_dead),
+        };
+        let bounds = [duration(table.dialect, prune.older_than).into(), (prune.limit as i64).into()];
+        if !prune.dry_run {
+            return self.execute("prune", &self.db, sql, Values(bounds.to_vec())).await;
+        }
+        let values = [vec![state.into()], bounds.to_vec()].concat();
+        let rows = self.query("prune", &self.db, &table.sql.count_prunable, Values(values)).await?;
+        rows.first().map_or(Ok(0), |row| count(row, 0))
     }
 
     async fn ping(&self) -> Result<()> {
@@ -69,6 +109,16 @@ impl Inspect for OutboxTable {
 }
 
 impl OutboxTable {
+    async fn counts(&self, sql: &str, values: Values) -> Result<Counts> {
+        let dialect = self.table()?.dialect;
+        let rows = self.query("stats", self.hot()?, sql, values).await?;
+        let mut counts = Counts::default();
+        for row in rows {
+            counts.add(column(&row, 0)?, column(&row, 1)?, StateStats::decode(dialect, &row)?);
+        }
+        Ok(counts)
+    }
+
     /// Runs a statement that takes ids of dead letters and returns those that it moved. An id that is named
     /// twice is moved once.
     async fn move_dead(&self, operation: &'static str, sql: &str, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
@@ -81,6 +131,19 @@ impl OutboxTable {
             moved.extend(self::ids(&rows)?);
         }
         Ok(ids.iter().map(|id| if moved.remove(id) { Moved::Applied } else { Moved::NotDead }).collect())
+    }
+
+    async fn move_matching(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        filter: &DeadLetterFilter,
+        limit: usize,
+    ) -> Result<u64> {
+        filter.validate_with_limit(limit)?;
+        let mut values = filter_values(self.table()?.dialect, filter);
+        values.push((limit as i64).into());
+        self.execute(operation, &self.db, sql, Values(values)).await
     }
 
     fn id_values(&self, sql: &str, ids: &[MessageId]) -> Result<(String, Values)> {
@@ -96,17 +159,16 @@ impl OutboxTable {
     }
 }
 
-fn topic_stats(dialect: Dialect, row: &QueryResult) -> Result<(String, TopicStats)> {
-    let count = |index| column::<i64>(row, index).map(|count| u64::try_from(count).unwrap_or_default());
-    let stats = TopicStats {
-        n_pending: count(1)?,
-        n_due: count(2)?,
-        n_claimed: count(3)?,
-        n_dead: count(4)?,
-        oldest_due: column::<Option<i64>>(row, 5)?.map(|age| from_duration(dialect, age)),
-        highest_attempt: u32::try_from(column::<i32>(row, 6)?).unwrap_or_default(),
-    };
-    Ok((column(row, 0)?, stats))
+/// The five values of the filter in the statements on dead letters.
+fn filter_values(dialect: Dialect, filter: &DeadLetterFilter) -> Vec<Value> {
+    let age = |age: Option<Duration>| age.map(|age| duration(dialect, age));
+    vec![
+        filter.topic.clone().into(),
+        filter.key.clone().into(),
+        filter.error.clone().into(),
+        age(filter.min_age).into(),
+        age(filter.max_age).into(),
+    ]
 }
 
 fn enqueued(dialect: Dialect, row: &QueryResult) -> Result<Enqueued> {
@@ -119,4 +181,116 @@ fn dead_letter(dialect: Dialect, row: &QueryResult) -> Result<DeadLetter> {
         error: column(row, 9)?,
         dead_at: time(dialect, row, 10).unwrap_or_default(),
     })
+}
+
+/// What stands in the column `history`; what cannot be read there is left out.
+fn failed_attempts(text: &str) -> Vec<FailedAttempt> {
+    let failed: Vec<Json> = serde_json::from_str(text).unwrap_or_default();
+    failed.iter().filter_map(failed_attempt).collect()
+}
+
+fn failed_attempt(json: &Json) -> Option<FailedAttempt> {
+    Some(FailedAttempt {
+        attempt: u32::try_from(json["attempt"].as_u64()?).ok()?,
+        failed_at: DateTime::parse_from_rfc3339(json["at"].as_str()?).ok()?.with_timezone(&Utc),
+        error: json["error"].as_str()?.to_owned(),
+    })
+}
+
+/// The values of the column `state`.
+struct State;
+
+impl State {
+    const DEAD: i16 = 2;
+    const DONE: i16 = 3;
+}
+
+fn count(row: &QueryResult, index: usize) -> Result<u64> {
+    column::<i64>(row, index).map(|count| u64::try_from(count).unwrap_or_default())
+}
+
+/// Counts by state and topic.
+#[derive(Default)]
+struct Counts(BTreeMap<(i16, String), StateStats>);
+
+/// The messages of one state and topic.
+#[derive(Default)]
+struct StateStats {
+    n: u64,
+    n_due: u64,
+    n_claimed: u64,
+    n_retrying: u64,
+    oldest_due: Option<Duration>,
+    highest_attempt: u32,
+}
+
+impl StateStats {
+    /// `state, topic, rows, due, claimed, waiting for a retry, oldest due, highest attempt`.
+    fn decode(dialect: Dialect, row: &QueryResult) -> Result<Self> {
+        Ok(Self {
+            n: count(row, 2)?,
+            n_due: count(row, 3)?,
+            n_claimed: count(row, 4)?,
+            n_retrying: count(row, 5)?,
+            oldest_due: column::<Option<i64>>(row, 6)?.map(|age| from_duration(dialect, age)),
+            highest_attempt: u32::try_from(column::<i32>(row, 7)?).unwrap_or_default(),
+        })
+    }
+
+    /// The greater of both, count by count.
+    fn at_least(&mut self, other: &Self) {
+        self.n = self.n.max(other.n);
+        self.n_due = self.n_due.max(other.n_due);
+        self.n_claimed = self.n_claimed.max(other.n_claimed);
+        self.n_retrying = self.n_retrying.max(other.n_retrying);
+        self.oldest_due = self.oldest_due.max(other.oldest_due);
+        self.highest_attempt = self.highest_attempt.max(other.highest_attempt);
+    }
+
+    fn of_topic(&self, state: i16) -> TopicStats {
+        match state {
+            State::DEAD => TopicStats { n_dead: self.n, ..TopicStats::default() },
+            State::DONE => TopicStats { n_done: self.n, ..TopicStats::default() },
+            _ => TopicStats {
+                n_pending: self.n.saturating_sub(self.n_claimed),
+                n_due: self.n_due,
+                n_retrying: self.n_retrying,
+                n_claimed: self.n_claimed,
+                oldest_due: self.oldest_due,
+                highest_attempt: self.highest_attempt,
+                ..TopicStats::default()
+            },
+        }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, state: i16, topic: String, stats: StateStats) {
+        self.0.insert((state, topic), stats);
+    }
+
+    /// The states of which not all rows were looked at.
+    fn large_states(&self) -> HashSet<i16> {
+        let mut totals = BTreeMap::<i16, u64>::new();
+        for ((state, _), stats) in &self.0 {
+            *totals.entry(*state).or_default() += stats.n;
+        }
+        totals.into_iter().filter(|(_, n)| *n > MAX_COUNTED as u64).map(|(state, _)| state).collect()
+    }
+
+    /// Takes the greater numbers of a sample for these states.
+    fn project(&mut self, large: &HashSet<i16>, sample: Self) {
+        for (key, stats) in sample.0.into_iter().filter(|(key, _)| large.contains(&key.0)) {
+            self.0.entry(key).or_default().at_least(&stats);
+        }
+    }
+
+    fn topics(self) -> BTreeMap<String, TopicStats> {
+        let mut topics = BTreeMap::<String, TopicStats>::new();
+        for ((state, topic), stats) in self.0 {
+            let sum = topics.entry(topic).or_default();
+            *sum = std::mem::take(sum).plus(&stats.of_topic(state));
+        }
+        topics
+    }
 }

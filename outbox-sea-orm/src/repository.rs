@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, Draft, Lease, Limits, MessageId, Repository, Result, Settled, Settlement,
-    TableName, Transactions,
+    Claim, ClaimRequest, Context, Draft, Lease, Limits, MessageId, Repository, Result, Retention, Settled,
+    Settlement, TableName, Transactions,
 };
 use sea_orm::sea_query::Values;
 use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
@@ -28,6 +28,7 @@ pub struct OutboxTable {
     pub(crate) db: DatabaseConnection,
     pub(crate) name: TableName,
     pub(crate) limits: Limits,
+    pub(crate) retention: Retention,
     table: Arc<Result<Table>>,
     shared_pool: bool,
 }
@@ -49,13 +50,28 @@ impl OutboxTable {
             #[cfg(feature = "postgres")]
             postgres: crate::postgres::Own::new(dialect, &name),
         });
-        Self { db: db.clone(), name, limits: Limits::default(), table: Arc::new(table), shared_pool: false }
+        Self {
+            db: db.clone(),
+            name,
+            limits: Limits::default(),
+            retention: Retention::default(),
+            table: Arc::new(table),
+            shared_pool: false,
+        }
     }
 
     /// Sets the bounds of this table's messages.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Sets what becomes of delivered messages; by default they are deleted. Declare it wherever this table's messages
+    /// are settled.
+    #[must_use]
+    pub fn with_retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
         self
     }
 

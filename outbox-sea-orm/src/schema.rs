@@ -29,8 +29,10 @@ const OUTBOX_COLUMNS: &[&str] = &[
     "fence",
     "last_error",
     "dead_at",
+    "done_at",
+    "history",
 ];
-const OUTBOX_INDEXES: &[&str] = &["ready", "parked", "dead"];
+const OUTBOX_INDEXES: &[&str] = &["ready", "parked", "dead", "done"];
 const INBOX_COLUMNS: &[&str] =
     &["group_name", "message_id", "fingerprint", "metadata", "result", "processed_at"];
 const INBOX_INDEXES: &[&str] = &["processed_at"];

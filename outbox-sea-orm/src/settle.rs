@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use outbox_core::{Lease, Outcome, Result, Settled, Settlement, error_text, validate_lease};
+use outbox_core::{Lease, Outcome, Result, Retention, Settled, Settlement, error_text, validate_lease};
 use sea_orm::Value;
 use sea_orm::sea_query::Values;
 
@@ -22,6 +22,8 @@ struct Item {
 
 impl Item {
     const DONE: i16 = 0;
+    #[cfg(feature = "postgres")]
+    const KEPT: i16 = 4;
 
     fn new(dialect: Dialect, Settlement { lease, outcome }: Settlement) -> Self {
         let (outcome, delay, error) = match outcome {
@@ -53,6 +55,15 @@ fn settled(applied: bool) -> Settled {
     if applied { Settled::Applied } else { Settled::LeaseLost }
 }
 
+/// The statement for messages that were delivered.
+fn settle_done(table: &OutboxTable) -> Result<&str> {
+    let sql = &table.table()?.sql;
+    Ok(match table.retention {
+        Retention::Delete => &sql.settle_done,
+        Retention::Keep => &sql.keep_done,
+    })
+}
+
 /// Settles and returns the lost leases.
 async fn settle_chunk(table: &OutboxTable, dialect: Dialect, items: &[Item]) -> Result<Vec<Lease>> {
     match dialect {
@@ -70,10 +81,14 @@ async fn settle_postgres(table: &OutboxTable, items: &[Item]) -> Result<Vec<Leas
     let is_plain =
         |item: &Item| item.outcome == Item::DONE && crate::postgres::is_first_token(item.lease.token);
     if items.iter().all(is_plain) {
-        return change(table, "settle", &sql.settle_done, &leases, done_arrays(&leases)).await;
+        return change(table, "settle", settle_done(table)?, &leases, done_arrays(&leases)).await;
     }
+    let outcome = |item: &Item| match (item.outcome, table.retention) {
+        (Item::DONE, Retention::Keep) => Item::KEPT,
+        (outcome, _) => outcome,
+    };
     let mut values = lease_arrays(&leases);
-    values.push(items.iter().map(|item| item.outcome).collect::<Vec<_>>().into());
+    values.push(items.iter().map(outcome).collect::<Vec<_>>().into());
     values.push(items.iter().map(|item| item.delay).collect::<Vec<_>>().into());
     values.push(items.iter().map(|item| item.error.clone()).collect::<Vec<_>>().into());
     change(table, "settle", &sql.settle, &leases, values).await
@@ -126,7 +141,7 @@ async fn settle_sqlite(table: &OutboxTable, items: &[Item]) -> Result<Vec<Lease>
             round.iter().partition(|item| item.outcome == Item::DONE);
         let done: Vec<Lease> = done.iter().map(|item| item.lease).collect();
         let values = done.iter().flat_map(lease_values).collect();
-        lost.extend(change_rows(table, "settle", &sql.settle_done, &done, values).await?);
+        lost.extend(change_rows(table, "settle", settle_done(table)?, &done, values).await?);
         let values = kept.iter().flat_map(|item| settlement_values(item)).collect();
         let kept: Vec<Lease> = kept.iter().map(|item| item.lease).collect();
         lost.extend(change_rows(table, "settle", &sql.settle, &kept, values).await?);

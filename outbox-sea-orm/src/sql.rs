@@ -40,8 +40,8 @@ macro_rules! statements {
 statements! {
     /// The statements of an outbox table.
     OutboxSql of "outbox" in (postgres, sqlite) {
-        bury, claim, dead_letters, discard, enqueue, enqueued, extend, look, ping, promote, recover, redrive, settle, settle_done,
-        stats,
+        bury, claim, count_prunable, dead_letters, discard, discard_matching, enqueue, enqueued, extend, history, keep_done, look, ping,
+        promote, prune_dead, prune_done, recover, redrive, redrive_matching, settle, settle_done, stats, stats_sample,
     }
 }
 

@@ -293,7 +293,35 @@ macro_rules! __cases {
                 only_dead_letters_are_discarded
                 discarded_message_is_gone
                 id_of_a_dead_letter_is_taken
-                many_dead_letters_move_in_one_call;
+                many_dead_letters_move_in_one_call
+                stats_tell_retries_from_delays
+                oldest_due_counts_from_when_it_became_due
+                diagnosis_says_why_messages_wait
+                dead_letters_are_filtered_by_key
+                dead_letters_are_filtered_by_error
+                dead_letters_are_filtered_by_age
+                conditions_of_a_filter_add_up
+                impossible_filter_is_refused
+                matching_dead_letters_are_redriven
+                matching_dead_letters_are_discarded
+                bulk_operations_are_bounded
+                concurrent_bulk_redrives_move_each_letter_once
+                history_tells_what_failed
+                history_tells_a_crash_from_a_failure
+                history_survives_a_redrive
+                history_is_bounded
+                history_of_the_unknown_is_empty;
+            retention:
+                kept_message_is_never_handed_out
+                id_of_a_kept_message_is_taken
+                stale_lease_of_a_kept_message_is_lost
+                call_may_mix_kept_messages_and_others
+                kept_message_is_pruned_by_the_time_it_ended
+                nothing_unfinished_is_pruned
+                dead_letters_have_a_policy_of_their_own
+                prune_is_bounded
+                dry_run_removes_nothing
+                prune_out_of_bounds_is_refused;
         }
     };
     (inspect => $callback:ident, $harness:ty) => {

@@ -91,6 +91,12 @@ pub trait OperationsHarness: Harness {
 
     /// The operations on the table of [`Harness::repository`].
     fn operations(&self) -> &Self::Operations;
+
+    /// A handle of the same table that keeps what it settles as done
+    /// ([`Retention::Keep`](outbox_core::Retention::Keep)); `None` where the backend cannot.
+    fn keeping(&self) -> Option<Self::Repository> {
+        None
+    }
 }
 
 /// A harness whose repository also shows what is enqueued; every one that can is.

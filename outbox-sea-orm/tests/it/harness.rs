@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outbox_core::{MessageId, TableName};
+use outbox_core::{MessageId, Retention, TableName};
 use outbox_sea_orm::{OutboxTable, ProcessedTable};
 use outbox_testkit::{Capabilities, Corruption, Harness, OperationsHarness, ProcessedHarness, Skip};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
@@ -28,7 +28,7 @@ impl Tables {
 
     /// Subtracts `by`, written as the dialect's own interval, from every time of both tables.
     async fn shift(&self, [outbox, inbox]: [&str; 2], by: &str) {
-        let columns = ["created_at", "available_at", "leased_until", "dead_at"];
+        let columns = ["created_at", "available_at", "leased_until", "dead_at", "done_at"];
         let set: Vec<String> = columns.iter().map(|column| format!("{column} = {column} - {by}")).collect();
         self.execute(&format!("UPDATE {outbox} SET {}", set.join(", "))).await.expect("shift the outbox");
         self.execute(&format!("UPDATE {inbox} SET processed_at = processed_at - {by}"))
@@ -162,6 +162,10 @@ impl OperationsHarness for Postgres {
     fn operations(&self) -> &OutboxTable {
         &self.tables.outbox
     }
+
+    fn keeping(&self) -> Option<OutboxTable> {
+        Some(self.tables.outbox.clone().with_retention(Retention::Keep))
+    }
 }
 
 impl OperationsHarness for Sqlite {
@@ -169,6 +173,10 @@ impl OperationsHarness for Sqlite {
 
     fn operations(&self) -> &OutboxTable {
         &self.tables.outbox
+    }
+
+    fn keeping(&self) -> Option<OutboxTable> {
+        Some(self.tables.outbox.clone().with_retention(Retention::Keep))
     }
 }
 

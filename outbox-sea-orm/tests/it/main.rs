@@ -4,6 +4,7 @@ mod conformance;
 mod faults;
 mod harness;
 mod input;
+mod operations;
 mod plans;
 mod roles;
 mod schema;

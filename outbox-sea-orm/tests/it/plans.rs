@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Claimed, Claimer, Draft, ErrorKind, Outcome, Repository, Settled, Settlement,
+    Claim, ClaimRequest, Claimed, Claimer, Draft, ErrorKind, Operations, Outcome, Repository, Settled,
+    Settlement,
 };
 use outbox_sea_orm::OutboxTable;
 use sea_orm::{ConnectionTrait, TransactionTrait};
@@ -25,7 +26,7 @@ const STATEMENTS: [(&str, &str); 9] = [
     ("claim", "AS picked"),
     ("look", "pg_lock"),
     ("walk over leases", "min(leased_until)"),
-    ("promote", "available_at = NULL"),
+    ("promote", "seq = due.fresh"),
     ("bury", "'lease expired in attempt '"),
     ("recover", "head AS"),
     ("extend", "extended AS"),
@@ -281,6 +282,34 @@ async fn a_long_delivered_history_costs_a_claim_nothing_on_postgres() {
         // a connection that makes a statement for the first time reads some pages of the catalog as well
         assert!(after.0 <= before.0 + 100, "claims: {before:?} {after:?}");
         assert!(after.1 <= before.1 + 100, "looks: {before:?} {after:?}");
+    })
+    .await;
+}
+
+/// The most pages that the statements of one `stats` look at.
+async fn pages_of_stats(site: &Site, log: &Log, outbox: &OutboxTable) -> u64 {
+    log.take();
+    assert!(outbox.stats().await.expect("stats").is_estimate);
+    let plans = Plan::all(&log.take(), site);
+    assert_eq!(plans.len(), 2, "one statement counts, one projects");
+    plans.iter().map(Plan::n_pages).sum()
+}
+
+/// Statistics read as much of a large table as of a larger one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statistics_read_a_bounded_part_of_the_table_on_postgres() {
+    run_logged("plans::statistics_read_a_bounded_part_of_the_table_on_postgres", async |site, log| {
+        let db = site.connect(Pool { settings: EXPLAIN, ..Pool::of(2) }).await;
+        let outbox = OutboxTable::new(&db, site.name("outbox"));
+        let mut pages = Vec::new();
+        for n_fills in [1, 1, 4] {
+            for _ in 0..n_fills {
+                fill(site).await;
+            }
+            pages.push(pages_of_stats(site, log, &outbox).await);
+        }
+        println!("pages of statistics on 30,000, 60,000 and 180,000 rows: {pages:?}");
+        assert!(pages[2] <= pages[1] + 1_000 && pages[2] < 20_000, "{pages:?}");
     })
     .await;
 }

@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod operations;
 pub mod processed;
 pub mod recovery;
+pub mod retention;
 pub mod settle;
 pub mod transaction;
 pub mod wakeup;

@@ -1,14 +1,18 @@
 //! An operator sees what there is, and moves dead letters only.
 
+use std::time::Duration;
+
 use outbox_core::{
-    DeadLetter, DeadLetterQuery, ErrorKind, MAX_ERROR_BYTES, MessageId, Moved, Operations, Outcome,
+    DeadLetter, DeadLetterFilter, DeadLetterQuery, Diagnosis, Draft, ErrorKind, FailedAttempt, MAX_BATCH,
+    MAX_ERROR_BYTES, MAX_HISTORY, MAX_HISTORY_ERROR, MessageId, Moved, Operations, OperationsExt, Outcome,
     Repository, Settled, TopicStats,
 };
 use uuid::Uuid;
 
 use super::lacks;
 use super::steps::{
-    HOUR, Steps, assert_invalid, assert_near, dead, draft, drafts, ids, kind, on, request, retry, sorted,
+    HOUR, MINUTE, Steps, assert_invalid, assert_near, dead, draft, drafts, ids, insist, kind, on, request,
+    retry, sorted,
 };
 use crate::{Corruption, Harness, OperationsHarness};
 
@@ -311,4 +315,301 @@ pub async fn many_dead_letters_move_in_one_call(h: &impl OperationsHarness) {
     assert_eq!(discard(h, &buried[500..]).await, vec![APPLIED; 500]);
     assert_eq!(sorted(h.drain().await), sorted(buried[..500].to_vec()));
     assert_eq!(total(h).await, TopicStats::default());
+}
+
+/// What failed and waits for its next attempt is counted apart from what was delayed by its producer.
+pub async fn stats_tell_retries_from_delays(h: &impl OperationsHarness) {
+    h.enqueue([draft().delay(HOUR), draft().delay(5 * HOUR), draft(), draft()]).await;
+    let claimed = h.claim(2).await;
+    assert_eq!(h.settle_all(claimed.iter().map(|claimed| (claimed.lease, retry(2 * HOUR)))).await.len(), 2);
+    let counts = |stats: TopicStats| (stats.n_pending, stats.n_due, stats.n_retrying);
+    assert_eq!(counts(total(h).await), (4, 0, 2));
+    h.advance(3 * HOUR).await;
+    assert_eq!(counts(total(h).await), (4, 3, 0), "what is due waits for nothing");
+}
+
+/// How long the oldest has been due counts from the end of its delay, its retry, its lease, or from its redrive.
+pub async fn oldest_due_counts_from_when_it_became_due(h: &impl OperationsHarness) {
+    h.enqueue(draft().delay(5 * HOUR)).await;
+    h.advance(6 * HOUR).await;
+    assert_near(total(h).await.oldest_due, HOUR);
+    let lease = h.claim_one().await.lease;
+    assert_eq!(total(h).await.oldest_due, None);
+    assert_eq!(h.settle(lease, Outcome::Release).await, Settled::Applied);
+    assert_near(total(h).await.oldest_due, HOUR);
+    let lease = h.claim_one().await.lease;
+    h.advance(3 * HOUR).await;
+    assert_near(total(h).await.oldest_due, 2 * HOUR);
+    assert_eq!(h.settle(lease, retry(HOUR)).await, Settled::Applied);
+    h.advance(HOUR + HOUR / 2).await;
+    assert_near(total(h).await.oldest_due, HOUR / 2);
+    let claimed = h.claim_one().await;
+    assert_eq!(h.settle(claimed.lease, dead("no")).await, Settled::Applied);
+    assert_eq!(total(h).await.oldest_due, None);
+    assert_eq!(redrive(h, &[claimed.message.id]).await, [APPLIED]);
+    h.advance(HOUR).await;
+    assert_near(total(h).await.oldest_due, HOUR);
+}
+
+/// The diagnosis follows the counts of the table.
+pub async fn diagnosis_says_why_messages_wait(h: &impl OperationsHarness) {
+    let diagnose = async || h.operations().diagnose(MINUTE).await.expect("diagnose");
+    assert_eq!(diagnose().await, [Diagnosis::Idle]);
+    h.enqueue([on("a"), on("b")]).await;
+    assert_eq!(diagnose().await, [Diagnosis::Healthy]);
+    h.advance(HOUR).await;
+    let found = diagnose().await;
+    assert!(matches!(found[..], [Diagnosis::DispatcherDown { n_due: 2, .. }]), "{found:?}");
+    let claim = h.claim_with(request(1).with_topics(["b"])).await;
+    let found = diagnose().await;
+    assert!(matches!(&found[..], [Diagnosis::Unserved { topic, n_due: 1, .. }] if topic == "a"), "{found:?}");
+    assert_eq!(h.settle(claim.messages[0].lease, dead("no")).await, Settled::Applied);
+    let found = diagnose().await;
+    let dead = Diagnosis::DeadLetters { topic: "b".into(), n_dead: 1 };
+    assert!(found.contains(&dead), "{found:?}");
+}
+
+/// Makes messages dead with these errors; their ids in the order of the drafts.
+async fn bury_drafts<const N: usize>(h: &impl Harness, letters: [(Draft, &str); N]) -> [MessageId; N] {
+    let buried = letters.clone().map(|(draft, _)| draft.id);
+    h.enqueue(letters.clone().map(|(draft, _)| draft)).await;
+    let claimed = h.claim(N).await;
+    let settlements = claimed.iter().map(|claimed| {
+        let place = buried.iter().position(|id| *id == claimed.message.id).expect("one of ours");
+        (claimed.lease, dead(letters[place].1))
+    });
+    assert_eq!(h.settle_all(settlements).await, vec![Settled::Applied; N]);
+    buried
+}
+
+async fn matching(h: &impl OperationsHarness, filter: DeadLetterFilter) -> Vec<MessageId> {
+    let letters = letters(h, DeadLetterQuery::new(100).with_filter(filter)).await;
+    letters.into_iter().map(|letter| letter.message.id).collect()
+}
+
+fn only() -> DeadLetterFilter {
+    DeadLetterFilter::default()
+}
+
+/// Dead letters can be listed by key; an empty key is not no key.
+pub async fn dead_letters_are_filtered_by_key(h: &impl OperationsHarness) {
+    let [a, _, c, empty] = bury_drafts(
+        h,
+        [(draft().key("a"), "no"), (draft(), "no"), (on("other").key("a"), "no"), (draft().key(""), "no")],
+    )
+    .await;
+    assert_eq!(matching(h, only().with_key("a")).await, [a, c]);
+    assert_eq!(matching(h, only().with_key("")).await, [empty]);
+    assert!(matching(h, only().with_key("A")).await.is_empty());
+}
+
+/// Dead letters can be listed by a part of their error, character by character.
+pub async fn dead_letters_are_filtered_by_error(h: &impl OperationsHarness) {
+    let errors = ["connection refused: 10% left", "connection reset_by peer", "Connection refused"];
+    let [percent, underscore, upper] = bury_drafts(h, errors.map(|error| (draft(), error))).await;
+    for (text, found) in [
+        ("connection", vec![percent, underscore]),
+        ("Connection", vec![upper]),
+        ("refused", vec![percent, upper]),
+        ("10% l", vec![percent]),
+        ("0%t", vec![]),
+        ("reset_by", vec![underscore]),
+        ("res_t", vec![]),
+        ("", vec![percent, underscore, upper]),
+    ] {
+        assert_eq!(matching(h, only().with_error(text)).await, found, "{text:?}");
+    }
+}
+
+/// Dead letters can be listed by how long they have been dead.
+pub async fn dead_letters_are_filtered_by_age(h: &impl OperationsHarness) {
+    let old = bury(h, "no", 2).await;
+    h.advance(5 * HOUR).await;
+    let young = bury(h, "no", 1).await;
+    h.advance(HOUR).await;
+    assert_eq!(matching(h, only().with_min_age(3 * HOUR)).await, old);
+    assert_eq!(matching(h, only().with_max_age(3 * HOUR)).await, young);
+    assert!(matching(h, only().with_min_age(2 * HOUR).with_max_age(4 * HOUR)).await.is_empty());
+    assert_eq!(matching(h, only().with_min_age(Duration::ZERO)).await.len(), 3);
+}
+
+/// A letter must meet every condition, on every page.
+pub async fn conditions_of_a_filter_add_up(h: &impl OperationsHarness) {
+    let [_, _, wanted, _, again] = bury_drafts(
+        h,
+        [
+            (on("b").key("k"), "boom"),
+            (on("a").key("l"), "boom"),
+            (on("a").key("k"), "boom 1"),
+            (on("a").key("k"), "bang"),
+            (on("a").key("k"), "boom 2"),
+        ],
+    )
+    .await;
+    let filter = only().with_topic("a").with_key("k").with_error("boom").with_max_age(HOUR);
+    for limit in [1, 2, 10] {
+        let query = DeadLetterQuery::new(limit).with_filter(filter.clone());
+        assert_eq!(page_through(h, query).await, [wanted, again]);
+    }
+}
+
+/// Texts that no message can have, and endless ages, are refused by field.
+pub async fn impossible_filter_is_refused(h: &impl OperationsHarness) {
+    for (filter, field) in [
+        (only().with_topic("a\0"), "topic"),
+        (only().with_key("\0"), "key"),
+        (only().with_error("a\0b"), "error"),
+        (only().with_min_age(Duration::MAX), "min_age"),
+        (only().with_max_age(Duration::MAX), "max_age"),
+    ] {
+        let query = DeadLetterQuery::new(1).with_filter(filter.clone());
+        assert_invalid(h.operations().dead_letters(query).await, field);
+        assert_invalid(h.operations().redrive_matching(filter.clone(), 1).await, field);
+        assert_invalid(h.operations().discard_matching(filter, 1).await, field);
+    }
+}
+
+/// A bulk redrive moves what matches, in order, and nothing else.
+pub async fn matching_dead_letters_are_redriven<H: OperationsHarness>(h: &H) {
+    let [kept, first, second] =
+        bury_drafts(h, [(on("b"), "boom"), (on("a"), "boom"), (on("a"), "boom")]).await;
+    let pending = h.enqueue([on("a"), on("a").delay(HOUR)]).await;
+    let moved = h.operations().redrive_matching(only().with_topic("a").with_error("boom"), 10).await;
+    assert_eq!(moved.expect("redrive"), 2);
+    assert_eq!(only_letter(h).await.message.id, kept);
+    let claimed = h.claim(10).await;
+    assert!(claimed.iter().all(|claimed| claimed.message.attempt == 1));
+    if h.capabilities().exact_order {
+        assert_eq!(ids(&claimed), [pending[0], first, second]);
+    } else {
+        lacks::<H>("operations::matching_dead_letters_are_redriven", "exact_order");
+        assert_eq!(sorted(ids(&claimed)), sorted(vec![pending[0], first, second]));
+    }
+}
+
+/// A bulk discard removes what matches and nothing else.
+pub async fn matching_dead_letters_are_discarded(h: &impl OperationsHarness) {
+    let [kept, gone, _] = bury_drafts(h, [(on("b"), "boom"), (on("a"), "boom"), (on("a"), "boom")]).await;
+    let pending = h.enqueue([on("a"), on("a").delay(HOUR)]).await;
+    let removed = h.operations().discard_matching(only().with_topic("a"), 10).await;
+    assert_eq!(removed.expect("discard"), 2);
+    assert_eq!(only_letter(h).await.message.id, kept);
+    assert_eq!(redrive(h, &[gone]).await, [NOT_DEAD]);
+    h.advance(HOUR).await;
+    assert_eq!(h.drain().await, pending);
+}
+
+/// A bulk operation moves no more than its limit, from the front; its limit has bounds.
+pub async fn bulk_operations_are_bounded(h: &impl OperationsHarness) {
+    let buried = bury(h, "no", 5).await;
+    assert_eq!(h.operations().discard_matching(only(), 2).await.expect("discard"), 2);
+    assert_eq!(h.operations().redrive_matching(only(), 2).await.expect("redrive"), 2);
+    assert_eq!(only_letter(h).await.message.id, buried[4]);
+    assert_eq!(h.operations().redrive_matching(only(), 2).await.expect("redrive"), 1);
+    assert_eq!(h.operations().redrive_matching(only(), 2).await.expect("redrive"), 0);
+    assert_eq!(sorted(h.drain().await), sorted(buried[2..].to_vec()));
+    for limit in [0, MAX_BATCH + 1] {
+        assert_invalid(h.operations().redrive_matching(only(), limit).await, "limit");
+        assert_invalid(h.operations().discard_matching(only(), limit).await, "limit");
+    }
+}
+
+/// Bulk redrives at the same time move each letter once.
+pub async fn concurrent_bulk_redrives_move_each_letter_once(h: &impl OperationsHarness) {
+    let buried = bury(h, "no", 60).await;
+    let redrive = async || {
+        let mut n_moved = 0;
+        for _ in 0..60 {
+            n_moved += insist(|| h.operations().redrive_matching(only(), 7)).await;
+        }
+        n_moved
+    };
+    let (a, b, c) = tokio::join!(redrive(), redrive(), redrive());
+    assert_eq!(a + b + c, 60);
+    assert_eq!(sorted(h.drain().await), sorted(buried));
+}
+
+async fn history(h: &impl OperationsHarness, id: MessageId) -> Vec<FailedAttempt> {
+    h.operations().history(id).await.expect("history")
+}
+
+fn brief(history: &[FailedAttempt]) -> Vec<(u32, &str)> {
+    history.iter().map(|failed| (failed.attempt, failed.error.as_str())).collect()
+}
+
+/// Every failed attempt is told with its error and time, the oldest first, also while the message waits.
+pub async fn history_tells_what_failed(h: &impl OperationsHarness) {
+    let id = h.enqueue_one().await;
+    assert!(history(h, id).await.is_empty());
+    let failures = ["\"quoted\" \\ näh", "second", "third"];
+    for (error, is_last) in failures.iter().zip([false, false, true]) {
+        let lease = h.claim_one().await.lease;
+        let outcome = match is_last {
+            false => Outcome::Retry { after: Duration::ZERO, error: (*error).into() },
+            true => dead(error),
+        };
+        assert_eq!(h.settle(lease, outcome).await, Settled::Applied);
+    }
+    let history = history(h, id).await;
+    assert_eq!(brief(&history), [(1, failures[0]), (2, failures[1]), (3, failures[2])]);
+    assert!(history.is_sorted_by_key(|failed| failed.failed_at));
+    let message = only_letter(h).await.message;
+    assert!(history[0].failed_at >= message.created_at);
+}
+
+/// An attempt that was never settled is told as an expired lease; one that was given back is not told.
+pub async fn history_tells_a_crash_from_a_failure(h: &impl OperationsHarness) {
+    let id = h.enqueue_one().await;
+    let claim = || h.claim_with(request(1).with_max_attempts(3));
+    let lease = claim().await.messages[0].lease;
+    assert_eq!(h.settle(lease, retry(Duration::ZERO)).await, Settled::Applied);
+    let lease = claim().await.messages[0].lease;
+    assert_eq!(h.settle(lease, Outcome::Release).await, Settled::Applied);
+    claim().await;
+    h.expire().await;
+    claim().await;
+    h.expire().await;
+    assert_eq!(claim().await.n_dead, 1);
+    let history = history(h, id).await;
+    assert_eq!(brief(&history), [(1, "refused"), (2, "lease expired"), (3, "lease expired")]);
+}
+
+/// A redriven message keeps its history; its attempts count from the start.
+pub async fn history_survives_a_redrive(h: &impl OperationsHarness) {
+    let id = bury(h, "first", 1).await[0];
+    assert_eq!(redrive(h, &[id]).await, [APPLIED]);
+    assert_eq!(brief(&history(h, id).await), [(1, "first")]);
+    let lease = h.claim_one().await.lease;
+    assert_eq!(h.settle(lease, dead("again")).await, Settled::Applied);
+    assert_eq!(brief(&history(h, id).await), [(1, "first"), (1, "again")]);
+}
+
+/// The last failures are remembered, and a part of each error.
+pub async fn history_is_bounded(h: &impl OperationsHarness) {
+    let id = h.enqueue_one().await;
+    for attempt in 1..=MAX_HISTORY as u32 + 3 {
+        let claim = h.claim_with(request(1).with_max_attempts(1_000)).await;
+        let error = format!("{attempt}{}", "é".repeat(1_000));
+        assert_eq!(
+            h.settle(claim.messages[0].lease, Outcome::Retry { after: Duration::ZERO, error }).await,
+            Settled::Applied
+        );
+    }
+    let history = history(h, id).await;
+    let attempts: Vec<u32> = history.iter().map(|failed| failed.attempt).collect();
+    assert_eq!(attempts, (4..=MAX_HISTORY as u32 + 3).collect::<Vec<_>>());
+    for failed in history {
+        assert_eq!(failed.error.chars().count(), MAX_HISTORY_ERROR);
+        assert!(failed.error.starts_with(&format!("{}é", failed.attempt)));
+    }
+}
+
+/// A message that is not there, and one that was delivered, have no history.
+pub async fn history_of_the_unknown_is_empty(h: &impl OperationsHarness) {
+    assert!(history(h, Uuid::now_v7()).await.is_empty());
+    let id = h.enqueue_one().await;
+    let lease = h.claim_one().await.lease;
+    assert_eq!(h.settle(lease, retry(Duration::ZERO)).await, Settled::Applied);
+    assert_eq!(h.drain().await, [id]);
+    assert!(history(h, id).await.is_empty());
 }

@@ -5,8 +5,9 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Claimed, Claimer, Context, DeadLetterQuery, Draft, Error, Lease, MemoryRepository,
-    MessageId, Operations, Outcome, Repository, Settlement, Stats, TopicStats, Transactions,
+    Claim, ClaimRequest, Claimed, Claimer, Context, DeadLetterQuery, Draft, Ended, Error, Lease,
+    MemoryRepository, MessageId, Operations, Outcome, Prune, Repository, Retention, Settlement, Stats,
+    TopicStats, Transactions,
 };
 use tokio::time::sleep;
 
@@ -29,9 +30,11 @@ type Compared<T = ()> = Result<T, Difference>;
 ///
 /// In the reference each message has a topic of its own, its id. So the reference can be told to claim exactly
 /// the messages that the backend's claim handed out.
-pub(crate) struct Comparison<'h, H> {
+pub(crate) struct Comparison<'h, H: OperationsHarness> {
     harness: &'h H,
     reference: MemoryRepository,
+    /// The handle that settles.
+    settler: H::Repository,
     with_loops: bool,
     claimers: [Claimer; N_CLAIMERS],
     /// Every id ever drafted, with the number of its topic.
@@ -65,9 +68,12 @@ fn topic(number: usize) -> String {
 
 impl<'h, H: OperationsHarness> Comparison<'h, H> {
     pub(crate) fn new(harness: &'h H, sequence: &Sequence) -> Self {
+        let keeping = harness.keeping().filter(|_| sequence.keeps);
+        let retention = if keeping.is_some() { Retention::Keep } else { Retention::Delete };
         Self {
             harness,
-            reference: MemoryRepository::new(),
+            reference: MemoryRepository::new().with_retention(retention),
+            settler: keeping.unwrap_or_else(|| harness.repository().clone()),
             with_loops: sequence.with_loops,
             claimers: Default::default(),
             messages: Vec::new(),
@@ -100,6 +106,8 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
             }
             Op::Redrive { which } => self.redrive(*which).await,
             Op::Discard { which } => self.discard(*which).await,
+            Op::History { which } => self.history(*which).await,
+            Op::Prune { ended, half_hours } => self.prune(*ended, HOUR / 2 * *half_hours).await,
             Op::Stats => self.stats().await,
             Op::DeadLetters => self.dead_letters().await,
         }
@@ -312,7 +320,7 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
                 (Settlement::new(ours, outcome.clone()), Settlement::new(reference, outcome))
             })
             .unzip();
-        let answers = answered("settle", self.harness.repository().settle(ours).await)?;
+        let answers = answered("settle", self.settler.settle(ours).await)?;
         let expected = answered("settle", self.reference.settle(reference).await)?;
         self.set_apart().await;
         agree("settled", answers, expected)
@@ -341,13 +349,37 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
         agree("discarded", answer, answered("discard", self.reference.discard(vec![id]).await)?)
     }
 
+    async fn history(&self, which: usize) -> Compared {
+        let Some((id, _)) = pick(&self.messages, which) else { return Ok(()) };
+        let [ours, reference] = [
+            answered("history", self.harness.operations().history(id).await)?,
+            answered("history", self.reference.history(id).await)?,
+        ]
+        .map(|history| history.into_iter().map(|failed| (failed.attempt, failed.error)).collect::<Vec<_>>());
+        agree("history", ours, reference)
+    }
+
+    async fn prune(&self, ended: Ended, older_than: Duration) -> Compared {
+        let mut prune = Prune::done(older_than);
+        prune.ended = ended;
+        let ours = answered("prune", self.harness.operations().prune(prune.clone()).await)?;
+        agree("pruned", ours, answered("prune", self.reference.prune(prune).await)?)
+    }
+
     async fn stats(&self) -> Compared {
         let ours = answered("stats", self.harness.operations().stats().await)?;
         let reference = self.by_topic(answered("stats", self.reference.stats().await)?);
         let counts = |stats: Stats| -> BTreeMap<_, _> {
-            stats.topics.into_iter().map(|(topic, stats)| (topic, countable(stats))).collect()
+            stats.topics.into_iter().map(|(topic, stats)| (topic, self.countable(stats))).collect()
         };
         agree("stats", counts(ours), counts(reference))
+    }
+
+    /// To the minute, which no call takes and the clock's jumps exceed. Rows of a transaction that was left open do
+    /// not jump.
+    fn countable(&self, stats: TopicStats) -> TopicStats {
+        let minutes = |age: Duration| if self.with_loops { 0 } else { (age.as_secs() + 30) / 60 };
+        TopicStats { oldest_due: stats.oldest_due.map(|age| MINUTE * minutes(age) as u32), ..stats }
     }
 
     /// Puts the reference's messages under the topics that they have on the backend.
@@ -481,9 +513,4 @@ fn outcome(ending: Ending) -> Outcome {
         Ending::Dead => Outcome::Dead { error: "beyond help".into() },
         Ending::Release => Outcome::Release,
     }
-}
-
-fn countable(stats: TopicStats) -> (u64, u64, u64, u64, bool, u32) {
-    let has_due = stats.oldest_due.is_some();
-    (stats.n_pending, stats.n_due, stats.n_claimed, stats.n_dead, has_due, stats.highest_attempt)
 }

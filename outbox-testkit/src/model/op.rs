@@ -4,11 +4,15 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any};
 use proptest::{option, prop_oneof};
 
+use outbox_core::Ended;
+
 /// Calls to be made in order.
 #[derive(Clone, Debug)]
 pub(crate) struct Sequence {
     /// Whether claims continue where a loop left off, and transactions are left open.
     pub(crate) with_loops: bool,
+    /// Whether what is delivered is kept, where the backend can.
+    pub(crate) keeps: bool,
     pub(crate) ops: Vec<Op>,
 }
 
@@ -47,6 +51,13 @@ pub(crate) enum Op {
     },
     Discard {
         which: usize,
+    },
+    History {
+        which: usize,
+    },
+    Prune {
+        ended: Ended,
+        half_hours: u32,
     },
     Stats,
     DeadLetters,
@@ -95,7 +106,11 @@ pub(crate) enum Ending {
 
 pub(crate) fn sequence(n_ops: usize, exact_order: bool) -> impl Strategy<Value = Sequence> {
     let with_loops = any::<bool>().prop_map(move |loops| loops || !exact_order);
-    (with_loops, vec(op(), 1..=n_ops)).prop_map(|(with_loops, ops)| Sequence { with_loops, ops })
+    (with_loops, any::<bool>(), vec(op(), 1..=n_ops)).prop_map(|(with_loops, keeps, ops)| Sequence {
+        with_loops,
+        keeps,
+        ops,
+    })
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -110,6 +125,8 @@ fn op() -> impl Strategy<Value = Op> {
         10 => (1..=6_u64).prop_map(|half_hours| Op::Advance { half_hours }),
         4 => which().prop_map(|which| Op::Redrive { which }),
         2 => which().prop_map(|which| Op::Discard { which }),
+        2 => which().prop_map(|which| Op::History { which }),
+        2 => (any::<bool>(), 0..6_u32).prop_map(|(is_done, half_hours)| Op::Prune { ended: if is_done { Ended::Done } else { Ended::Dead }, half_hours }),
         3 => Just(Op::Stats),
         2 => Just(Op::DeadLetters),
     ]

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, DeadLetterPage, DeadLetterQuery, Draft, Lease, Mark, Marked,
-    MemoryListener, MemoryRepository, MessageId, Moved, Operations, ProcessedStore, Repository, Result,
-    Settled, Settlement, Stats, Transactions, Wakeup,
+    Claim, ClaimRequest, Context, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, Draft, FailedAttempt,
+    Lease, Mark, Marked, MemoryListener, MemoryRepository, MessageId, Moved, Operations, ProcessedStore,
+    Prune, Repository, Result, Retention, Settled, Settlement, Stats, Transactions, Wakeup,
 };
 use outbox_testkit::{Capabilities, Harness, OperationsHarness, ProcessedHarness, Skip};
 
@@ -94,6 +94,18 @@ pub(crate) trait Bug: Sized + 'static {
     ) -> impl Future<Output = Result<Vec<Moved>>> + Send {
         broken.store.redrive(ids)
     }
+
+    fn redrive_matching(
+        broken: &Broken<Self>,
+        filter: DeadLetterFilter,
+        limit: usize,
+    ) -> impl Future<Output = Result<u64>> + Send {
+        broken.store.redrive_matching(filter, limit)
+    }
+
+    fn prune(broken: &Broken<Self>, prune: Prune) -> impl Future<Output = Result<u64>> + Send {
+        broken.store.prune(prune)
+    }
 }
 
 /// The header by which bugs tell transactions apart.
@@ -160,8 +172,24 @@ impl<B: Bug> Operations for Broken<B> {
         B::redrive(self, ids).await
     }
 
+    async fn redrive_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
+        B::redrive_matching(self, filter, limit).await
+    }
+
     async fn discard(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
         self.store.discard(ids).await
+    }
+
+    async fn discard_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
+        self.store.discard_matching(filter, limit).await
+    }
+
+    async fn history(&self, id: MessageId) -> Result<Vec<FailedAttempt>> {
+        self.store.history(id).await
+    }
+
+    async fn prune(&self, prune: Prune) -> Result<u64> {
+        B::prune(self, prune).await
     }
 
     async fn ping(&self) -> Result<()> {
@@ -223,6 +251,10 @@ impl<B: Bug> OperationsHarness for Broken<B> {
 
     fn operations(&self) -> &Self {
         self
+    }
+
+    fn keeping(&self) -> Option<Self> {
+        Some(Self { store: self.store.clone().with_retention(Retention::Keep), ..self.clone() })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outbox_core::MemoryRepository;
+use outbox_core::{MemoryRepository, Retention};
 use outbox_testkit::{Capabilities, Harness, OperationsHarness, ProcessedHarness, Skip, cases, conformance};
 
 pub(crate) struct Memory(MemoryRepository);
@@ -33,6 +33,10 @@ impl OperationsHarness for Memory {
 
     fn operations(&self) -> &MemoryRepository {
         &self.0
+    }
+
+    fn keeping(&self) -> Option<MemoryRepository> {
+        Some(self.0.clone().with_retention(Retention::Keep))
     }
 }
 

@@ -4,8 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, Draft, Lease, Mark, Marked, MessageId, Moved, Operations, Outcome,
-    ProcessedStore, Repository, RepositoryExt, Result, Settled, Settlement, Transactions,
+    Claim, ClaimRequest, Context, DeadLetterFilter, Draft, Ended, Lease, Mark, Marked, MessageId, Moved,
+    Operations, Outcome, ProcessedStore, Prune, Repository, RepositoryExt, Result, Settled, Settlement,
+    Transactions,
 };
 use outbox_testkit::{cases, find_difference};
 
@@ -527,6 +528,58 @@ impl Bug for MarksApart {
 fn inbox_that_marks_in_a_transaction_of_its_own_is_found() {
     finds::<MarksApart>("processed::rolled_back_mark_is_forgotten");
     finds::<MarksApart>("processed::mark_and_message_share_a_transaction");
+}
+
+/// Removes dead letters with the policy for what was delivered.
+enum PrunesDeadLettersToo {}
+
+impl Bug for PrunesDeadLettersToo {
+    async fn prune(broken: &Broken<Self>, prune: Prune) -> Result<u64> {
+        let mut dead = prune.clone();
+        dead.ended = Ended::Dead;
+        let n_dead = broken.store.prune(dead).await?;
+        Ok(n_dead + broken.store.prune(prune).await?)
+    }
+}
+
+#[test]
+fn one_policy_for_done_and_dead_is_found() {
+    finds::<PrunesDeadLettersToo>("retention::dry_run_removes_nothing");
+    model_finds::<PrunesDeadLettersToo>();
+}
+
+/// Removes what is old, whether it has ended or not.
+enum PrunesUnfinished {}
+
+impl Bug for PrunesUnfinished {
+    async fn prune(broken: &Broken<Self>, prune: Prune) -> Result<u64> {
+        prune.validate()?;
+        let claim = broken.store.claim(ClaimRequest::new(prune.limit, Duration::from_secs(60))).await?;
+        for claimed in &claim.messages {
+            let _ = broken.store.mark_done(claimed.lease).await?;
+        }
+        Ok(broken.store.prune(prune).await? + claim.messages.len() as u64)
+    }
+}
+
+#[test]
+fn pruning_unfinished_messages_is_found() {
+    finds::<PrunesUnfinished>("retention::nothing_unfinished_is_pruned");
+    model_finds::<PrunesUnfinished>();
+}
+
+/// Redrives whatever is dead.
+enum IgnoresFilter {}
+
+impl Bug for IgnoresFilter {
+    async fn redrive_matching(broken: &Broken<Self>, _: DeadLetterFilter, limit: usize) -> Result<u64> {
+        broken.store.redrive_matching(DeadLetterFilter::default(), limit).await
+    }
+}
+
+#[test]
+fn redriving_without_the_filter_is_found() {
+    finds::<IgnoresFilter>("operations::matching_dead_letters_are_redriven");
 }
 
 /// No bug: what the others differ from.

@@ -1,11 +1,11 @@
 -- $1 limit. Makes parked rows that are due ready, as new arrivals in the order in which they became due. The number
 -- is drawn by this statement, which holds its lock on the table before: the horizon relies on it.
--- Index: outbox_parked.
+-- The subselect makes the time a bound of the walk over outbox_parked; the bare function would filter all of it.
 UPDATE "outbox" AS m
-   SET state = 0, available_at = NULL, seq = due.fresh
+   SET state = 0, seq = due.fresh
   FROM (SELECT d.ctid, nextval((SELECT pg_get_serial_sequence('"outbox"', 'seq'))::regclass) AS fresh
           FROM (SELECT ctid FROM "outbox"
-                 WHERE state = 1 AND available_at <= clock_timestamp()
+                 WHERE state = 1 AND available_at <= (SELECT clock_timestamp())
                  ORDER BY available_at, seq
                  LIMIT $1
                    FOR UPDATE SKIP LOCKED) AS d) AS due

@@ -8,7 +8,9 @@ WITH head AS MATERIALIZED (
    ORDER BY seq LIMIT 1)
 UPDATE "outbox" AS m
    SET attempts = m.attempts + 1, fence = m.fence + 1, lease = $2::uuid,
-       leased_until = clock_timestamp() + $3::bigint * interval '1 microsecond'
+       leased_until = clock_timestamp() + $3::bigint * interval '1 microsecond',
+       history = (CASE WHEN jsonb_array_length(m.history) >= 10 THEN m.history - 0 ELSE coalesce(m.history, '[]') END)
+                 || jsonb_build_object('attempt', m.attempts, 'at', m.leased_until, 'error', 'lease expired')
  WHERE m.state = 0
    AND m.ctid = ANY (ARRAY(
        SELECT cut.ctid

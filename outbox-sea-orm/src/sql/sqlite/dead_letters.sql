@@ -1,7 +1,12 @@
--- ?1 topic or NULL, ?2 number to continue behind, ?3 limit. Index: outbox_dead.
+-- The filter: ?1 topic, ?2 key, ?3 part of the error, ?4 least and ?5 greatest age in milliseconds, each may be NULL;
+-- ?6 number to continue behind, ?7 limit. Index: outbox_dead.
 SELECT seq, id, topic, key, payload, headers, created_at, attempts, fence, coalesce(last_error, ''),
        coalesce(dead_at, created_at)
   FROM "outbox"
- WHERE state = 2 AND seq > ?2 AND (?1 IS NULL OR topic = ?1)
+ WHERE state = 2 AND seq > ?6
+   AND (?1 IS NULL OR topic = ?1) AND (?2 IS NULL OR key = ?2)
+   AND (?3 IS NULL OR instr(last_error, ?3) > 0)
+   AND (?4 IS NULL OR dead_at <= CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) - ?4)
+   AND (?5 IS NULL OR dead_at >= CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) - ?5)
  ORDER BY seq
- LIMIT ?3
+ LIMIT ?7

@@ -8,7 +8,9 @@ WITH head AS MATERIALIZED (
      AND (?5 IS NULL OR topic IN (SELECT value FROM json_each(?5)))
    ORDER BY +seq LIMIT 1)
 UPDATE "outbox"
-   SET attempts = attempts + 1, fence = fence + 1, lease = ?2, leased_until = CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) + ?3
+   SET attempts = attempts + 1, fence = fence + 1, lease = ?2, leased_until = CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) + ?3,
+       history = json_insert(CASE WHEN json_array_length(history) >= 10 THEN json_remove(history, '$[0]') ELSE coalesce(history, '[]') END,
+                             '$[#]', json_object('attempt', attempts, 'at', strftime('%Y-%m-%dT%H:%M:%fZ', leased_until / 1000.0, 'unixepoch'), 'error', 'lease expired'))
  WHERE seq IN (
        SELECT seq
          FROM (SELECT seq, row_number() OVER running AS place, sum(bytes) OVER running AS bytes

@@ -2,7 +2,8 @@
 WITH i (id) AS (VALUES (?)),
      d AS (SELECT id, row_number() OVER () AS place FROM i)
 UPDATE "outbox"
-   SET state = 0, seq = (SELECT max(seq) FROM "outbox") + d.place, attempts = 0, dead_at = NULL, lease = NULL, leased_until = NULL
+   SET state = 0, seq = (SELECT max(seq) FROM "outbox") + d.place, attempts = 0, dead_at = NULL, lease = NULL, leased_until = NULL,
+       available_at = CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)
   FROM d
  WHERE "outbox".id = d.id AND "outbox".state = 2
 RETURNING id

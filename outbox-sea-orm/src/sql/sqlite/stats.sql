@@ -1,15 +1,18 @@
--- One row a topic: pending, due, claimed, dead, age of the oldest due message in milliseconds, highest attempt.
-WITH m AS (
-  SELECT topic, state, attempts, created_at,
-         state = 0 AND leased_until IS NOT NULL AND leased_until > CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) AS claimed,
-         CASE state WHEN 0 THEN leased_until IS NULL OR leased_until <= CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) WHEN 1 THEN available_at <= CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) ELSE 0 END AS due
-    FROM "outbox")
-SELECT topic,
-       count(*) FILTER (WHERE state < 2 AND NOT claimed),
-       count(*) FILTER (WHERE due),
-       count(*) FILTER (WHERE claimed),
-       count(*) FILTER (WHERE state = 2),
-       CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) - min(created_at) FILTER (WHERE due),
-       coalesce(max(attempts) FILTER (WHERE state < 2), 0)
-  FROM m
- GROUP BY topic
+-- ?1 how many rows of each state to look at. One row a state and topic: rows, due, claimed, waiting for a retry, for how
+-- many milliseconds the longest-due one has been due, highest attempt. Each state is read from its index, so that this
+-- costs the same however large the table is; a state that fills its limit is counted by stats_sample.
+SELECT state, topic, count(*), sum(is_due), sum(is_claimed), sum(is_retrying),
+       CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) - min(due_at) FILTER (WHERE is_due), max(attempts)
+  FROM (SELECT * FROM (SELECT state, topic, attempts, coalesce(available_at, created_at) AS due_at, 1 AS is_due, 0 AS is_claimed, 0 AS is_retrying
+                         FROM "outbox" WHERE state = 0 AND lease IS NULL ORDER BY seq LIMIT ?1)
+        UNION ALL
+        SELECT * FROM (SELECT state, topic, attempts, leased_until, leased_until <= CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER), leased_until > CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER), 0
+                         FROM "outbox" WHERE state = 0 AND lease IS NOT NULL ORDER BY leased_until LIMIT ?1)
+        UNION ALL
+        SELECT * FROM (SELECT state, topic, attempts, available_at, available_at <= CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER), 0, attempts > 0 AND available_at > CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)
+                         FROM "outbox" WHERE state = 1 ORDER BY available_at LIMIT ?1)
+        UNION ALL
+        SELECT * FROM (SELECT state, topic, attempts, NULL, 0, 0, 0 FROM "outbox" WHERE state = 2 ORDER BY seq LIMIT ?1)
+        UNION ALL
+        SELECT * FROM (SELECT state, topic, attempts, NULL, 0, 0, 0 FROM "outbox" WHERE state = 3 ORDER BY done_at LIMIT ?1))
+ GROUP BY state, topic

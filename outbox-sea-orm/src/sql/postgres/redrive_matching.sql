@@ -1,0 +1,15 @@
+-- The filter: $1 topic, $2 key, $3 part of the error, $4 least and $5 greatest age in microseconds, each may be NULL;
+-- $6 limit. As redrive, in the order of the numbers. Index: outbox_dead.
+UPDATE "outbox" AS m
+   SET state = 0, seq = d.fresh, attempts = 0, dead_at = NULL, lease = NULL, leased_until = NULL, available_at = clock_timestamp()
+  FROM (SELECT p.ctid, nextval((SELECT pg_get_serial_sequence('"outbox"', 'seq'))::regclass) AS fresh
+          FROM (SELECT ctid FROM "outbox"
+                 WHERE state = 2
+                   AND ($1::text IS NULL OR topic = $1) AND ($2::text IS NULL OR key = $2)
+                   AND ($3::text IS NULL OR strpos(last_error, $3) > 0)
+                   AND ($4::bigint IS NULL OR dead_at <= clock_timestamp() - $4::bigint * interval '1 microsecond')
+                   AND ($5::bigint IS NULL OR dead_at >= clock_timestamp() - $5::bigint * interval '1 microsecond')
+                 ORDER BY seq
+                 LIMIT $6
+                   FOR UPDATE SKIP LOCKED) AS p) AS d
+ WHERE m.ctid = d.ctid AND m.state = 2

@@ -1,0 +1,2 @@
+-- ?1 id.
+SELECT history FROM "outbox" WHERE id = ?1
