@@ -1,4 +1,5 @@
-//! A small HTTP service: POST an order, see it shipped by the dispatcher in the same process.
+//! A small HTTP service: POST an order, see it shipped by the dispatcher in the same process. With the endpoints that an
+//! orchestrator asks: `/livez` and `/readyz`.
 //!
 //! `cargo run --example axum_service` orders from itself and stops; with `-- --serve` it keeps running:
 //! `curl -d '{"item":"lamp"}' -H 'content-type: application/json' http://127.0.0.1:…/orders`
@@ -10,8 +11,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router as Routes};
-use outbox_core::{Draft, TableName, Transactor};
-use outbox_dispatcher::{CancellationToken, Dispatcher, Router};
+use outbox_core::{Draft, Operations, TableName, Transactor};
+use outbox_dispatcher::{CancellationToken, Dispatcher, Router, Status, TracingObserver};
 use outbox_examples::http::{self, Failed};
 use outbox_examples::{AnyError, Scratch, orders};
 use outbox_sea_orm::{OutboxTable, SeaOrm, transactor};
@@ -25,6 +26,7 @@ struct App {
     db: DatabaseConnection,
     tx: Transactor<SeaOrm>,
     outbox: OutboxTable,
+    dispatcher: Status,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +52,25 @@ async fn show(State(app): State<App>, Path(id): Path<i64>) -> Result<Response, F
     })
 }
 
+/// Is there a point in going on? A dispatcher that waits for its database is alive.
+async fn live(State(app): State<App>) -> (StatusCode, String) {
+    let state = app.dispatcher.state();
+    (status(state.is_live()), state.to_string())
+}
+
+/// Can it serve? The database answers, and the dispatcher claims.
+async fn ready(State(app): State<App>) -> (StatusCode, String) {
+    let state = app.dispatcher.state();
+    match app.outbox.ping().await {
+        Ok(()) => (status(state.is_ready()), state.to_string()),
+        Err(error) => (status(false), error.to_string()),
+    }
+}
+
+fn status(is_well: bool) -> StatusCode {
+    if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
 fn router(db: DatabaseConnection) -> Router {
     Router::new().on_json("order.placed", async move |id: i64| Ok(orders::ship(&db, id).await?))
 }
@@ -64,11 +85,18 @@ async fn main() -> Result<(), AnyError> {
     outbox.migrate().await?;
 
     let stop = CancellationToken::new();
-    let dispatcher = Dispatcher::new(outbox.clone(), router(db.clone()));
+    let (observer, status) = Status::new();
+    let dispatcher =
+        Dispatcher::new(outbox.clone(), router(db.clone())).with_observer((TracingObserver, observer));
     let dispatcher = tokio::spawn(dispatcher.run(stop.clone()));
 
-    let app = App { tx: transactor(&db), db, outbox };
-    let routes = Routes::new().route("/orders", post(place)).route("/orders/{id}", get(show)).with_state(app);
+    let app = App { tx: transactor(&db), db, outbox, dispatcher: status };
+    let routes = Routes::new()
+        .route("/orders", post(place))
+        .route("/orders/{id}", get(show))
+        .route("/livez", get(live))
+        .route("/readyz", get(ready))
+        .with_state(app);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     println!("http://{address}/orders");
@@ -87,6 +115,9 @@ async fn main() -> Result<(), AnyError> {
 async fn order_from_ourselves(address: std::net::SocketAddr) -> Result<(), AnyError> {
     let (status, id) = http::request(address, "POST", "/orders", r#"{"item":"lamp"}"#).await?;
     assert_eq!(status, 201);
+    for probe in ["/livez", "/readyz"] {
+        assert_eq!(http::request(address, "GET", probe, "").await?, (200, "working".into()));
+    }
     for _ in 0..200 {
         let (status, body) = http::request(address, "GET", &format!("/orders/{id}"), "").await?;
         println!("GET /orders/{id}: {status} {body}");

@@ -14,10 +14,10 @@ use uuid::Uuid;
 use crate::lease::validate_lease;
 use crate::{
     Claim, ClaimRequest, Claimed, Context, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterQuery,
-    Draft, Ended, Enqueued, Error, ErrorKind, FailedAttempt, Headers, Inspect, Lease, Limits, Listener,
-    MAX_BATCH, MAX_HISTORY, MAX_HISTORY_ERROR, Mark, Marked, Message, MessageId, Moved, Operations, Outcome,
-    Processed, ProcessedStore, Prune, Readiness, Repository, Result, Retention, Settled, Settlement, Stats,
-    TopicStats, Transactions, Wakeup, error_text, recovery_group, validate_drafts, validate_limit,
+    Draft, Ended, Enqueued, Error, ErrorKind, FailedAttempt, Finding, Headers, Inspect, Lease, Limits,
+    Listener, MAX_BATCH, MAX_HISTORY, MAX_HISTORY_ERROR, Mark, Marked, Message, MessageId, Moved, Operations,
+    Outcome, Processed, ProcessedStore, Prune, Readiness, Repository, Result, Retention, Settled, Settlement,
+    Stats, TopicStats, Transactions, Wakeup, error_text, recovery_group, validate_drafts, validate_limit,
 };
 
 /// An outbox, its operations and an inbox record in memory: the reference that every other backend is
@@ -178,6 +178,10 @@ impl Operations for MemoryRepository {
 
     async fn check(&self) -> Result<()> {
         Ok(())
+    }
+
+    async fn doctor(&self, _patience: Duration) -> Result<Vec<Finding>> {
+        Ok(Vec::new())
     }
 }
 

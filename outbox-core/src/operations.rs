@@ -1,7 +1,9 @@
 use std::future::Future;
+use std::time::Duration;
 
 use crate::{
-    DeadLetterFilter, DeadLetterPage, DeadLetterQuery, FailedAttempt, MessageId, Moved, Prune, Result, Stats,
+    DeadLetterFilter, DeadLetterPage, DeadLetterQuery, FailedAttempt, Finding, MessageId, Moved, Prune,
+    Result, Stats,
 };
 
 /// What an operator needs to see and to do.
@@ -80,4 +82,12 @@ pub trait Operations: Send + Sync {
     /// # Errors
     /// [`Schema`](crate::ErrorKind::Schema), whose text names what is missing and what to do.
     fn check(&self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Looks for what makes the storage slow or unsafe without being an error: [`Symptom`](crate::Symptom) lists it.
+    /// Nothing is found in a healthy one. A transaction or a snapshot elsewhere may be `patience` old; 5 minutes is
+    /// a good value.
+    ///
+    /// # Errors
+    /// Those of the storage. What [`check`](Self::check) would report is a finding here.
+    fn doctor(&self, patience: Duration) -> impl Future<Output = Result<Vec<Finding>>> + Send;
 }

@@ -5,7 +5,8 @@
 //!   [`run`](Dispatcher::run) until a token is cancelled, [`drain_once`](Dispatcher::drain_once) for a timer.
 //! * Several messages at once go to a batch handler ([`Router::on_batch`]); a [`Limit`] bounds what some topics
 //!   may use.
-//! * [`Config`] bounds it, [`Observer`] sees what happens, [`Report`] sums it up.
+//! * [`Config`] bounds it, [`Observer`] sees what happens, [`Status`] tells a health endpoint, [`Report`] sums
+//!   it up.
 //! * [`Instrumented`] measures a storage and makes messages carry their trace; [`DepthWatch`] tells how much waits.
 //!
 //! # Features
@@ -69,6 +70,7 @@ mod series;
 mod settler;
 mod shutdown;
 mod span;
+mod status;
 mod timer;
 #[cfg(feature = "tower")]
 mod tower;
@@ -98,6 +100,7 @@ pub use outbox_core::{
 };
 pub use report::Report;
 pub use router::Router;
+pub use status::{State, Status, StatusObserver};
 pub use tokio_util::sync::CancellationToken;
 #[cfg(feature = "opentelemetry")]
 pub use trace_context::trace_headers;

@@ -33,6 +33,7 @@
 
 mod context;
 mod dialect;
+mod doctor;
 mod enqueue;
 mod error;
 #[cfg(feature = "migration")]

@@ -4,7 +4,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use outbox_core::{
     Context, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, Ended, Enqueued, FailedAttempt,
-    Inspect, MAX_COUNTED, MessageId, Moved, Operations, Prune, Result, Stats, TopicStats, validate_limit,
+    Finding, Inspect, MAX_COUNTED, MessageId, Moved, Operations, Prune, Result, Stats, TopicStats,
+    validate_limit,
 };
 use sea_orm::sea_query::Values;
 use sea_orm::{QueryResult, Value};
@@ -88,6 +89,11 @@ impl Operations for OutboxTable {
 
     async fn check(&self) -> Result<()> {
         crate::schema::check(&self.db, self.table()?.dialect, Kind::Outbox, &self.name).await
+    }
+
+    /// Takes two seconds where notifications do not arrive. On PostgreSQL it needs a connection for the listener.
+    async fn doctor(&self, patience: Duration) -> Result<Vec<Finding>> {
+        crate::doctor::doctor(self, patience).await
     }
 }
 

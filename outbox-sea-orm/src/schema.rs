@@ -1,6 +1,6 @@
 //! Creating, upgrading and checking the tables.
 
-use outbox_core::{Error, ErrorKind, Result, TableName};
+use outbox_core::{Error, ErrorKind, Finding, Result, Severity, Symptom, TableName};
 use sea_orm::sea_query::Values;
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 
@@ -61,7 +61,7 @@ pub(crate) async fn migrate(
             match found.version {
                 Some(VERSION) => return Ok(()),
                 Some(version) if version > VERSION => return Err(newer(table, version)),
-                _ if found.exists => check_parts(connection, dialect, kind, table).await?,
+                _ if found.exists => first(table, missing_parts(connection, dialect, kind, table).await?)?,
                 _ => {
                     run(connection, table, &missing_schema).await?;
                     run(connection, table, &create(kind, dialect, table)).await?;
@@ -165,49 +165,70 @@ pub(crate) async fn check(
     kind: Kind,
     table: &TableName,
 ) -> Result<()> {
+    first(table, findings(db, dialect, kind, table).await?)
+}
+
+/// The first of what is wrong, as an error.
+fn first(table: &TableName, found: Vec<Finding>) -> Result<()> {
+    match found.first() {
+        Some(Finding { what, advice, .. }) => Err(schema_error(table, format!("{what}: {advice}"))),
+        None => Ok(()),
+    }
+}
+
+/// What is wrong with a table.
+pub(crate) async fn findings(
+    db: &DatabaseConnection,
+    dialect: Dialect,
+    kind: Kind,
+    table: &TableName,
+) -> Result<Vec<Finding>> {
     let found = find(db, dialect, kind, table).await?;
-    if !found.exists {
-        return Err(schema_error(table, "the table is not there: apply schema.sql or call migrate()"));
-    }
+    let wrong = |what: String, advice| vec![Finding::new(Severity::Critical, Symptom::Schema, what, advice)];
     match found.version {
-        Some(version) if version > VERSION => return Err(newer(table, version)),
-        Some(version) if version < VERSION => {
-            let text = format!(
-                "schema version {version} < {VERSION} required: apply the newer schema.sql or call migrate()"
-            );
-            return Err(schema_error(table, text));
+        _ if !found.exists => {
+            Ok(wrong("the table is not there".to_owned(), "apply schema.sql or call migrate()"))
         }
-        _ => {}
+        Some(version) if version > VERSION => {
+            Ok(wrong(format!("schema version {version} > {VERSION}"), "upgrade outbox-sea-orm"))
+        }
+        Some(version) if version < VERSION => Ok(wrong(
+            format!("schema version {version} < {VERSION} required"),
+            "apply the newer schema.sql or call migrate()",
+        )),
+        _ => missing_parts(db, dialect, kind, table).await,
     }
-    check_parts(db, dialect, kind, table).await
 }
 
 /// Whether every column and every index is there, and every index is valid.
-async fn check_parts(
+async fn missing_parts(
     connection: &impl ConnectionTrait,
     dialect: Dialect,
     kind: Kind,
     table: &TableName,
-) -> Result<()> {
+) -> Result<Vec<Finding>> {
     let (columns, indexes) = match kind {
         Kind::Outbox => (OUTBOX_COLUMNS, OUTBOX_INDEXES),
         Kind::Inbox => (INBOX_COLUMNS, INBOX_INDEXES),
     };
-    let found = names(connection, dialect, table, Part::Column).await?;
-    if let Some(column) = columns.iter().find(|column| !found.iter().any(|name| name == *column)) {
-        return Err(schema_error(
-            table,
-            format!("column {column} is missing: this is no {} table", kind.template()),
-        ));
-    }
-    let found = names(connection, dialect, table, Part::Index).await?;
+    let there = names(connection, dialect, table, Part::Column).await?;
+    let missing = columns.iter().filter(|column| !there.iter().any(|name| name == *column));
+    let mut found: Vec<_> = missing.map(|column| missing_column(kind, column)).collect();
+    let there = names(connection, dialect, table, Part::Index).await?;
     let expected = indexes.iter().map(|index| format!("{}_{index}", bare(dialect, table)));
-    match expected.into_iter().find(|index| !found.contains(index)) {
-        Some(index) => {
-            Err(schema_error(table, format!("index {index} is missing or invalid: apply schema.sql")))
-        }
-        None => Ok(()),
-    }
+    found.extend(expected.filter(|index| !there.contains(index)).map(|index| missing_index(&index)));
+    Ok(found)
+}
+
+fn missing_column(kind: Kind, column: &str) -> Finding {
+    let (what, advice) =
+        (format!("column {column} is missing"), format!("this is no {} table", kind.template()));
+    Finding::new(Severity::Critical, Symptom::Schema, what, advice)
+}
+
+fn missing_index(index: &str) -> Finding {
+    let what = format!("index {index} is missing or invalid");
+    Finding::new(Severity::Warning, Symptom::Index, what, "apply schema.sql")
 }
 
 enum Part {

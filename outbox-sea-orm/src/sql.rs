@@ -41,15 +41,16 @@ statements! {
     /// The statements of an outbox table.
     OutboxSql of "outbox" in (postgres, sqlite) {
         bury, claim, count_prunable, dead_letters, discard, discard_matching, enqueue, enqueued, extend, history, keep_done, look, ping,
-        promote, prune_dead, prune_done, recover, redrive, redrive_matching, settle, settle_done, stats, stats_sample,
+        promote, prune_dead, prune_done, recover, redrive, redrive_matching, session, settle, settle_done, stats, stats_sample,
     }
 }
 
 #[cfg(feature = "postgres")]
 statements! {
-    /// The statements that only PostgreSQL needs: kinds of enqueue, the walk over leases, and the wake-up.
+    /// The statements that only PostgreSQL needs: kinds of enqueue, the walk over leases, the wake-up, and what the doctor looks at.
     PostgresSql of "outbox" in (postgres) {
-        enqueue_one, enqueue_repeated, guard, horizon, is_guarded, leases, leave_guard, stand_guard, writers,
+        enqueue_one, enqueue_repeated, guard, horizon, is_guarded, leases, leave_guard, old_transactions, stand_guard, vacuum,
+        writers,
     }
 }
 

@@ -310,7 +310,8 @@ macro_rules! __cases {
                 history_tells_a_crash_from_a_failure
                 history_survives_a_redrive
                 history_is_bounded
-                history_of_the_unknown_is_empty;
+                history_of_the_unknown_is_empty
+                doctor_finds_nothing_critical_in_a_healthy_storage;
             retention:
                 kept_message_is_never_handed_out
                 id_of_a_kept_message_is_taken

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use outbox_core::{
     Claim, ClaimRequest, Context, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, Draft, Error, ErrorKind,
-    FailedAttempt, Lease, Mark, Marked, MessageId, Moved, Operations, ProcessedStore, Prune, Repository,
-    Result, Settled, Settlement, Stats, Transactions, Wakeup,
+    FailedAttempt, Finding, Lease, Mark, Marked, MessageId, Moved, Operations, ProcessedStore, Prune,
+    Repository, Result, Settled, Settlement, Stats, Transactions, Wakeup,
 };
 use serde_json::Value;
 use tokio::time::sleep;
@@ -290,6 +290,10 @@ impl<R: Operations> Operations for FaultyRepository<R> {
 
     async fn check(&self) -> Result<()> {
         self.call("check", self.inner.check()).await
+    }
+
+    async fn doctor(&self, patience: Duration) -> Result<Vec<Finding>> {
+        self.call("doctor", self.inner.doctor(patience)).await
     }
 }
 

@@ -7,6 +7,7 @@ mod leases;
 mod limits;
 mod observing;
 mod schedules;
+mod status;
 mod stopping;
 mod support;
 #[cfg(feature = "tower")]

@@ -1,6 +1,7 @@
 //! Tests on real databases.
 
 mod conformance;
+mod doctor;
 mod faults;
 mod harness;
 mod input;

@@ -6,8 +6,9 @@ mod tenants;
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, DeadLetterPage, DeadLetterQuery, Draft, Lease, Mark, Marked, MessageId,
-    Moved, Operations, ProcessedStore, Repository, Result, Settled, Settlement, Stats, Transactions, Wakeup,
+    Claim, ClaimRequest, Context, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, Draft, FailedAttempt,
+    Finding, Lease, Mark, Marked, MessageId, Moved, Operations, ProcessedStore, Prune, Repository, Result,
+    Retention, Settled, Settlement, Stats, Transactions, Wakeup,
 };
 use outbox_sea_orm::{OutboxTable, ProcessedTable, TableListener};
 use outbox_testkit::{Capabilities, Corruption, Harness, OperationsHarness, ProcessedHarness, Skip};
@@ -153,8 +154,24 @@ impl Operations for ByRole {
         self.admin.outbox.redrive(ids).await
     }
 
+    async fn redrive_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
+        self.admin.outbox.redrive_matching(filter, limit).await
+    }
+
     async fn discard(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
         self.admin.outbox.discard(ids).await
+    }
+
+    async fn discard_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
+        self.admin.outbox.discard_matching(filter, limit).await
+    }
+
+    async fn history(&self, id: MessageId) -> Result<Vec<FailedAttempt>> {
+        self.admin.outbox.history(id).await
+    }
+
+    async fn prune(&self, prune: Prune) -> Result<u64> {
+        self.admin.outbox.prune(prune).await
     }
 
     async fn ping(&self) -> Result<()> {
@@ -166,6 +183,10 @@ impl Operations for ByRole {
         self.service.outbox.check().await?;
         self.service.inbox.check().await?;
         self.admin.outbox.check().await
+    }
+
+    async fn doctor(&self, patience: Duration) -> Result<Vec<Finding>> {
+        self.admin.outbox.doctor(patience).await
     }
 }
 
@@ -235,6 +256,12 @@ impl OperationsHarness for Roles {
 
     fn operations(&self) -> &ByRole {
         &self.by_role
+    }
+
+    fn keeping(&self) -> Option<ByRole> {
+        let mut keeping = self.by_role.clone();
+        keeping.dispatcher.outbox = keeping.dispatcher.outbox.with_retention(Retention::Keep);
+        Some(keeping)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use outbox_core::{
     DeadLetter, DeadLetterFilter, DeadLetterQuery, Diagnosis, Draft, ErrorKind, FailedAttempt, MAX_BATCH,
     MAX_ERROR_BYTES, MAX_HISTORY, MAX_HISTORY_ERROR, MessageId, Moved, Operations, OperationsExt, Outcome,
-    Repository, Settled, TopicStats,
+    Repository, Settled, Severity, TopicStats,
 };
 use uuid::Uuid;
 
@@ -612,4 +612,16 @@ pub async fn history_of_the_unknown_is_empty(h: &impl OperationsHarness) {
     assert_eq!(h.settle(lease, retry(Duration::ZERO)).await, Settled::Applied);
     assert_eq!(h.drain().await, [id]);
     assert!(history(h, id).await.is_empty());
+}
+
+/// A storage on which everything works has no critical finding, before and after it was used.
+pub async fn doctor_finds_nothing_critical_in_a_healthy_storage(h: &impl OperationsHarness) {
+    let critical = async || {
+        let found = h.operations().doctor(HOUR).await.expect("doctor");
+        found.into_iter().filter(|finding| finding.severity == Severity::Critical).collect::<Vec<_>>()
+    };
+    assert_eq!(critical().await, []);
+    h.enqueue(drafts(3)).await;
+    h.drain().await;
+    assert_eq!(critical().await, []);
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use outbox_core::{
     Claim, ClaimRequest, Context, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, Draft, FailedAttempt,
-    Lease, Mark, Marked, MemoryListener, MemoryRepository, MessageId, Moved, Operations, ProcessedStore,
-    Prune, Repository, Result, Retention, Settled, Settlement, Stats, Transactions, Wakeup,
+    Finding, Lease, Mark, Marked, MemoryListener, MemoryRepository, MessageId, Moved, Operations,
+    ProcessedStore, Prune, Repository, Result, Retention, Settled, Settlement, Stats, Transactions, Wakeup,
 };
 use outbox_testkit::{Capabilities, Harness, OperationsHarness, ProcessedHarness, Skip};
 
@@ -198,6 +198,10 @@ impl<B: Bug> Operations for Broken<B> {
 
     async fn check(&self) -> Result<()> {
         self.store.check().await
+    }
+
+    async fn doctor(&self, patience: Duration) -> Result<Vec<Finding>> {
+        self.store.doctor(patience).await
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use outbox_core::{
-    ClaimRequest, Context, DeadLetterQuery, Draft, Error, ErrorKind, Inspect, Lease, Mark, Operations,
-    Outcome, ProcessedStore, Repository, Result, Settlement, Transactions,
+    ClaimRequest, Context, DeadLetterFilter, DeadLetterQuery, Draft, Error, ErrorKind, Inspect, Lease, Mark,
+    Operations, Outcome, ProcessedStore, Prune, Repository, Result, Settlement, Transactions,
 };
 use uuid::Uuid;
 
@@ -29,7 +29,12 @@ async fn everything(Handles { outbox, inbox }: &Handles) -> Vec<(&'static str, R
         ("stats", outbox.stats().await.map(drop)),
         ("dead letters", outbox.dead_letters(DeadLetterQuery::new(1)).await.map(drop)),
         ("redrive", outbox.redrive(vec![id]).await.map(drop)),
+        ("redrive matching", outbox.redrive_matching(DeadLetterFilter::default(), 1).await.map(drop)),
         ("discard", outbox.discard(vec![id]).await.map(drop)),
+        ("discard matching", outbox.discard_matching(DeadLetterFilter::default(), 1).await.map(drop)),
+        ("history", outbox.history(id).await.map(drop)),
+        ("prune", outbox.prune(Prune::done(HOUR)).await.map(drop)),
+        ("count prunable", outbox.prune(Prune::dead(HOUR).dry_run()).await.map(drop)),
         ("is processed", inbox.is_processed("g", id).await.map(drop)),
         (
             "mark",
@@ -76,7 +81,18 @@ async fn check(roles: &Roles, role: &str, allowed: &[&str]) {
 
 async fn each_role_may_do_its_part_and_nothing_else(roles: &Roles) {
     check(roles, "producer", &["enqueue"]).await;
-    let operations = ["inspect", "stats", "dead letters", "redrive", "discard"];
+    let operations = [
+        "inspect",
+        "stats",
+        "dead letters",
+        "redrive",
+        "redrive matching",
+        "discard",
+        "discard matching",
+        "history",
+        "prune",
+        "count prunable",
+    ];
     let hot = ["claim", "settle", "settle a failure", "extend"];
     // a dispatcher could do by hand what an operator does: both move the same rows
     check(roles, "dispatcher", &[&hot[..], &operations].concat()).await;
