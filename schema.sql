@@ -14,8 +14,8 @@ CREATE TABLE "outbox" (
   payload      bytea NOT NULL,
   headers      jsonb NOT NULL DEFAULT '{}',
   created_at   timestamptz NOT NULL DEFAULT now(),
-  state        smallint NOT NULL DEFAULT 0,       -- 0 ready or claimed, 1 parked until available_at, 2 dead
-  available_at timestamptz,
+  state        smallint NOT NULL DEFAULT 0,       -- 0 ready or claimed, 1 parked until available_at, 2 dead, 3 done and kept
+  available_at timestamptz,                       -- kept when the row is made ready: how long it has been due counts from here
   -- The lease columns are in no index, so that a claim is a heap-only update.
   lease        uuid,
   leased_until timestamptz,
@@ -23,9 +23,11 @@ CREATE TABLE "outbox" (
   fence        bigint NOT NULL DEFAULT 0,
   last_error   text,
   dead_at      timestamptz,
+  done_at      timestamptz,
+  history      jsonb,                             -- of failed attempts, the last ten: attempt, at, error
   CONSTRAINT "outbox_pkey" PRIMARY KEY (id),
   -- short, because the server parses it anew for every INSERT
-  CONSTRAINT "outbox_state" CHECK ((state = 1) = (available_at IS NOT NULL))
+  CONSTRAINT "outbox_state" CHECK (state <> 1 OR available_at IS NOT NULL)
 ) WITH (
   -- Pages not half full leave room for the claim's heap-only update even in a backlog: a claimed row is a little longer.
   fillfactor = 45,
@@ -35,6 +37,8 @@ CREATE TABLE "outbox" (
 CREATE INDEX "outbox_ready" ON "outbox" (seq, topic) WHERE state = 0;
 CREATE INDEX "outbox_parked" ON "outbox" (available_at) WHERE state = 1;
 CREATE INDEX "outbox_dead" ON "outbox" (seq) WHERE state = 2;
+-- Empty, and so for free, unless delivered messages are kept.
+CREATE INDEX "outbox_done" ON "outbox" (done_at) WHERE state = 3;
 COMMENT ON TABLE "outbox" IS 'outbox schema version 1';
 
 -- The wake-up, a hint that can be left out: notify only while a dispatcher sleeps, which it shows by holding

@@ -3,9 +3,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, DeadLetterPage, DeadLetterQuery, Draft, Enqueued, Inspect, Lease, Mark,
-    Marked, MessageId, Moved, Operations, ProcessedStore, Repository, Result, Settled, Settlement, Stats,
-    Transactions, Wakeup,
+    Claim, ClaimRequest, Context, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, Draft, Enqueued,
+    FailedAttempt, Finding, Inspect, Lease, Mark, Marked, MessageId, Moved, Operations, ProcessedStore,
+    Prune, Repository, Result, Settled, Settlement, Stats, Transactions, Wakeup,
 };
 use serde_json::Value;
 use tokio::time::Instant;
@@ -201,8 +201,24 @@ impl<R: Operations> Operations for Instrumented<R> {
         self.call("redrive", self.inner.redrive(ids)).await
     }
 
+    async fn redrive_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
+        self.call("redrive_matching", self.inner.redrive_matching(filter, limit)).await
+    }
+
     async fn discard(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
         self.call("discard", self.inner.discard(ids)).await
+    }
+
+    async fn discard_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
+        self.call("discard_matching", self.inner.discard_matching(filter, limit)).await
+    }
+
+    async fn history(&self, id: MessageId) -> Result<Vec<FailedAttempt>> {
+        self.call("history", self.inner.history(id)).await
+    }
+
+    async fn prune(&self, prune: Prune) -> Result<u64> {
+        self.call("prune", self.inner.prune(prune)).await
     }
 
     async fn ping(&self) -> Result<()> {
@@ -211,6 +227,10 @@ impl<R: Operations> Operations for Instrumented<R> {
 
     async fn check(&self) -> Result<()> {
         self.call("check", self.inner.check()).await
+    }
+
+    async fn doctor(&self, patience: Duration) -> Result<Vec<Finding>> {
+        self.call("doctor", self.inner.doctor(patience)).await
     }
 }
 
