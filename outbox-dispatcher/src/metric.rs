@@ -107,7 +107,7 @@ metrics! {
     Depth "outbox.depth" Gauge "{message}" ["topic" "state"]
         "messages in the table by what they wait for"
     OldestAge "outbox.oldest.age" Gauge "s" ["topic"]
-        "how long the oldest due message has existed"
+        "for how long the longest-due message has been due"
     HighestAttempt "outbox.highest.attempt" Gauge "{attempt}" ["topic"]
         "the highest attempt among the messages that are not dead"
 }

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use outbox_core::{ClaimRequest, Draft, ErrorKind, MemoryRepository, Operations, Repository, Transactor};
+use outbox_core::{
+    ClaimRequest, Draft, ErrorKind, MemoryRepository, Operations, Repository, Retention, Transactor,
+};
 use outbox_dispatcher::{Dispatcher, Event, Instrumented, Observer};
 use outbox_testkit::{Capabilities, Harness, OperationsHarness, ProcessedHarness, Skip, conformance};
 use tokio::time::timeout;
@@ -43,6 +45,10 @@ impl OperationsHarness for Wrapped {
 
     fn operations(&self) -> &Instrumented<MemoryRepository> {
         &self.wrapped
+    }
+
+    fn keeping(&self) -> Option<Instrumented<MemoryRepository>> {
+        Some(Instrumented::new(self.memory.clone().with_retention(Retention::Keep)))
     }
 }
 
