@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use crate::delivery::Cancelled;
@@ -21,6 +22,7 @@ static NO_HEADERS: Headers = Headers::new();
 #[derive(Clone, Default)]
 pub struct Context {
     transaction: Option<Arc<dyn Any + Send + Sync>>,
+    doomed: Arc<AtomicBool>,
     headers: Option<Arc<Headers>>,
     delivery: Option<Arc<Delivery>>,
 }
@@ -39,6 +41,7 @@ impl Context {
     #[must_use]
     pub fn with_transaction<T: Any + Send + Sync>(mut self, transaction: Arc<T>) -> Self {
         self.transaction = Some(transaction);
+        self.doomed = Arc::default();
         self
     }
 
@@ -155,6 +158,18 @@ impl Context {
     pub fn into_transaction<T: Any + Send + Sync>(self) -> Result<Arc<T>> {
         let transaction = self.transaction.ok_or_else(no_transaction)?;
         transaction.downcast().map_err(|_| foreign_transaction())
+    }
+
+    /// Makes sure that what was written in the transaction so far is never committed: its commit fails with
+    /// [`TransactionDoomed`](ErrorKind::TransactionDoomed) even if somebody swallows the error. For code that has
+    /// done half of what belongs together. In a savepoint it concerns the savepoint only.
+    pub fn doom(&self) {
+        self.doomed.store(true, Relaxed);
+    }
+
+    /// Whether the transaction must not commit. Whoever ends transactions asks; [`Transactor`](crate::Transactor) does.
+    pub fn is_doomed(&self) -> bool {
+        self.doomed.load(Relaxed)
     }
 
     /// Runs `future` with this context as the current one of the task. A task that it spawns does not

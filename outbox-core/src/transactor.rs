@@ -1,6 +1,6 @@
 use std::future::Future;
 
-use crate::{Context, Error, Result};
+use crate::{Context, Error, ErrorKind, Result};
 
 /// A backend that can put a transaction on a context and end it.
 ///
@@ -65,7 +65,8 @@ impl<B: Transactions> Transactor<B> {
     /// with `Ok::<_, MyError>(())`.
     ///
     /// # Errors
-    /// The error of `f`, or that of [`Transactions::begin`] or [`Transactions::commit`].
+    /// The error of `f`, or that of [`Transactions::begin`] or [`Transactions::commit`];
+    /// [`TransactionDoomed`](ErrorKind::TransactionDoomed) after [`Context::doom`].
     ///
     /// # Cancel safety
     /// Safe at every await: a future that is dropped before the commit has begun changes nothing; one that
@@ -90,6 +91,11 @@ impl<B: Transactions> Transactor<B> {
     {
         let cx = self.0.begin().await?;
         match cx.clone().scope(f(&cx)).await {
+            Ok(_) if cx.is_doomed() => {
+                // the transaction does not commit in any case
+                let _ = self.0.rollback(cx).await;
+                Err(Error::new(ErrorKind::TransactionDoomed, "commit").into())
+            }
             Ok(value) => {
                 self.0.commit(cx).await?;
                 Ok(value)

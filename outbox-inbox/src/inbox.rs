@@ -70,16 +70,16 @@ impl<S> Inbox<S> {
 impl<S: ProcessedStore> Inbox<S> {
     /// Processes a message in the transaction on `cx`: marks it, and runs `f` unless it was marked before.
     ///
-    /// The caller ends the transaction. **After an error it must roll back**: the mark is in the
-    /// transaction already, and a commit would keep it without the effect. To pass the error on with `?`
-    /// inside [`Transactor::run`] is enough. The only errors after which a commit is harmless are
-    /// [`InvalidInput`](ErrorKind::InvalidInput) and [`Conflict`](ErrorKind::Conflict) of the inbox itself.
+    /// The caller ends the transaction. When `f` fails, the mark is in the transaction already, so that is doomed
+    /// ([`Context::doom`]): a [`Transactor`] does not commit it even if the caller swallows the error. To go on
+    /// with other work, put this call in a savepoint of the backend's. Whoever commits without a transactor
+    /// asks [`Context::is_doomed`].
     ///
     /// # Errors
     /// The error of `f`, or as for [`process`](Self::process).
     ///
     /// # Cancel safety
-    /// The mark may be in the transaction when the future is dropped: roll back.
+    /// A dropped future dooms the transaction like an error of `f`.
     ///
     /// # Examples
     /// ```
@@ -149,9 +149,29 @@ impl<S: ProcessedStore> Inbox<S> {
         E: From<Error>,
     {
         let seen = mark.clone();
-        match self.store.mark_processed(cx, mark).await? {
-            Marked::First => Ok(Processed::Fresh(f(cx).await?)),
+        let mut half_done = HalfDone(Some(cx));
+        let marked = self.store.mark_processed(cx, mark).await;
+        if !matches!(marked, Ok(Marked::First)) {
+            half_done.0 = None;
+        }
+        match marked? {
+            Marked::First => {
+                let value = f(cx).await?;
+                half_done.0 = None;
+                Ok(Processed::Fresh(value))
+            }
             Marked::Duplicate(record) => Ok(Processed::Duplicate(same_message(&seen, record)?)),
+        }
+    }
+}
+
+/// Dooms the transaction unless it was taken out: then mark and effect are both in it, or neither.
+struct HalfDone<'a>(Option<&'a Context>);
+
+impl Drop for HalfDone<'_> {
+    fn drop(&mut self) {
+        if let Some(cx) = self.0 {
+            cx.doom();
         }
     }
 }

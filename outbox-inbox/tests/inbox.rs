@@ -197,6 +197,29 @@ async fn the_callers_transaction_decides_over_mark_and_effect() {
 }
 
 #[tokio::test]
+async fn a_swallowed_failure_commits_no_mark_without_its_effect() {
+    let store = MemoryRepository::new();
+    let (inbox, id) = (inbox(&store), Uuid::now_v7());
+    let failing = async || Err::<(), _>(Error::new(ErrorKind::Other, "effect"));
+    let swallowed = Transactor::over(&store)
+        .run(async |cx| {
+            let _ = inbox.process_in(cx, id, async |_| failing().await).await;
+            Ok::<_, Error>(())
+        })
+        .await;
+    assert_eq!(swallowed.expect_err("doomed").kind(), ErrorKind::TransactionDoomed);
+    let dropped = Transactor::over(&store)
+        .run(async |cx| {
+            let process = inbox.process_in(cx, id, async |_| std::future::pending::<Result<()>>().await);
+            assert!(cancelled_at(1, process).await, "the effect takes long");
+            Ok::<_, Error>(())
+        })
+        .await;
+    assert_eq!(dropped.expect_err("doomed").kind(), ErrorKind::TransactionDoomed);
+    assert!(!inbox.is_processed(id).await.expect("read"));
+}
+
+#[tokio::test]
 async fn a_missing_or_foreign_transaction_is_an_error_of_its_own() {
     let inbox = inbox(&MemoryRepository::new());
     let kind = async |cx: &Context| {

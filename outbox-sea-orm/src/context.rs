@@ -269,11 +269,13 @@ enum Ended<R> {
 }
 
 async fn end_savepoint<T, E>(cx: Context, result: Result<T, E>) -> Ended<Result<T, E>> {
+    let is_doomed = cx.is_doomed();
     let nested = match take(cx, "savepoint") {
         Ok(nested) => nested,
         Err(error) => return Ended::Stuck(error),
     };
-    let is_doomed = nested.blocked.load(SeqCst) || (result.is_ok() && nested.is_aborted().await);
+    let is_doomed =
+        is_doomed || nested.blocked.load(SeqCst) || (result.is_ok() && nested.is_aborted().await);
     let release = result.is_ok() && !is_doomed;
     let ended = if release { nested.inner.commit().await } else { nested.inner.rollback().await };
     match ended {

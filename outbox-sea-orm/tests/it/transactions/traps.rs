@@ -95,6 +95,23 @@ async fn a_cancelled_savepoint_dooms_the_transaction(site: &Site) {
     eventually("no transaction is left open", async || !site.has_idle_transaction().await).await;
 }
 
+async fn a_doomed_savepoint_takes_only_itself_along(site: &Site) {
+    let committed = transactor(&site.db)
+        .run(async |cx| {
+            place(site, cx, "outer").await?;
+            let doomed = async |cx: &Context| {
+                place(site, cx, "inner").await?;
+                cx.doom();
+                Ok(())
+            };
+            assert_eq!(kind(cx.savepoint(doomed).await), ErrorKind::TransactionDoomed);
+            Ok::<_, Error>(())
+        })
+        .await;
+    committed.expect("committed");
+    assert_eq!(placed(site).await, (1, 1));
+}
+
 /// Rows that were acknowledged to the caller.
 #[derive(Default)]
 struct Acknowledged {
@@ -211,6 +228,7 @@ on_postgres! {
     a_swallowed_failure_fails_the_commit,
     plain_loses_what_stood_before_a_cancelled_savepoint,
     a_cancelled_savepoint_dooms_the_transaction,
+    a_doomed_savepoint_takes_only_itself_along,
     plain_loses_acknowledged_writes_after_a_cancelled_begin,
     a_cancelled_run_loses_nothing_that_was_acknowledged,
     a_cancelled_run_with_a_savepoint_loses_nothing_either,
@@ -219,6 +237,7 @@ on_postgres! {
 on_sqlite! {
     a_failure_that_aborts_nothing_fails_nothing,
     a_cancelled_savepoint_dooms_the_transaction,
+    a_doomed_savepoint_takes_only_itself_along,
     a_cancelled_run_loses_nothing_that_was_acknowledged,
     a_cancelled_run_with_a_savepoint_loses_nothing_either,
 }
