@@ -274,8 +274,7 @@ async fn end_savepoint<T, E>(cx: Context, result: Result<T, E>) -> Ended<Result<
         Ok(nested) => nested,
         Err(error) => return Ended::Stuck(error),
     };
-    let is_doomed =
-        is_doomed || nested.blocked.load(SeqCst) || (result.is_ok() && nested.is_aborted().await);
+    let is_doomed = is_doomed || nested.blocked.load(SeqCst) || (result.is_ok() && nested.is_aborted().await);
     let release = result.is_ok() && !is_doomed;
     let ended = if release { nested.inner.commit().await } else { nested.inner.rollback().await };
     match ended {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use outbox_core::{Draft, Error, ErrorKind, Result, Transactions};
+use outbox_core::{Context, Draft, Error, ErrorKind, Result, Transactions};
 use outbox_sea_orm::{SeaOrm, SeaOrmContext, transactor};
 use sea_orm::{ConnectionTrait, DatabaseConnection, TransactionTrait};
 
