@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use outbox_core::{MAX_LEASE, Operations, Result, TopicStats};
+use outbox_core::{MAX_LEASE, Operations, Result, Stats, TopicStats};
 use tokio::time::{Instant, sleep_until};
 
 use crate::health::Health;
@@ -48,16 +48,23 @@ impl<O: Operations> DepthWatch<O> {
     /// Those of [`Operations::stats`]; [`Timeout`](outbox_core::ErrorKind::Timeout).
     pub async fn look(&mut self, limit: Duration) -> Result<()> {
         let stats = self.health.watch(limit, self.operations.stats()).await?;
-        for topic in std::mem::take(&mut self.topics) {
-            if !stats.topics.contains_key(&topic) {
-                self.observers.emit(&Event::Depth { topic: &topic, stats: &TopicStats::default() });
-            }
-        }
-        for (topic, stats) in &stats.topics {
-            self.observers.emit(&Event::Depth { topic, stats });
-        }
-        self.topics = stats.topics.into_keys().collect();
+        self.tell(&stats);
         Ok(())
+    }
+
+    fn tell(&mut self, Stats { topics, is_estimate, .. }: &Stats) {
+        let is_estimate = *is_estimate;
+        // an estimate may miss a topic that has messages
+        if !is_estimate {
+            for topic in self.topics.iter().filter(|topic| !topics.contains_key(*topic)) {
+                self.observers.emit(&Event::Depth { topic, stats: &TopicStats::default(), is_estimate });
+            }
+            self.topics.clear();
+        }
+        for (topic, stats) in topics {
+            self.observers.emit(&Event::Depth { topic, stats, is_estimate });
+        }
+        self.topics.extend(topics.keys().cloned());
     }
 
     /// Looks at once and every `interval` (100 ms to 24 h, moved to the nearer bound) until `token` is cancelled.
@@ -85,5 +92,41 @@ impl<O: Operations> DepthWatch<O> {
 impl<O> fmt::Debug for DepthWatch<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DepthWatch").field("topics", &self.topics).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use outbox_core::MemoryRepository;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Told(Arc<Mutex<Vec<String>>>);
+
+    impl Observer for Told {
+        fn on(&self, event: &Event<'_>) {
+            if let Event::Depth { topic, stats, is_estimate } = event {
+                let told = format!("{topic} {} {is_estimate}", stats.n_due);
+                self.0.lock().expect("told").push(told);
+            }
+        }
+    }
+
+    #[test]
+    fn an_estimate_that_misses_a_topic_does_not_say_that_it_is_empty() {
+        let told = Told::default();
+        let mut watch = DepthWatch::new(MemoryRepository::new(), told.clone());
+        let one = TopicStats { n_due: 1, ..TopicStats::default() };
+        let stats = |topics: &[&str]| {
+            Stats::new(topics.iter().map(|topic| ((*topic).to_owned(), one.clone())).collect())
+        };
+        watch.tell(&stats(&["a", "b"]));
+        watch.tell(&stats(&["a"]).with_estimate(true));
+        watch.tell(&stats(&["a"]));
+        let expected = ["a 1 false", "b 1 false", "a 1 true", "b 0 false", "a 1 false"];
+        assert_eq!(*told.0.lock().expect("told"), expected);
     }
 }

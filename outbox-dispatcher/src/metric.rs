@@ -156,7 +156,7 @@ pub(crate) fn measure(event: &Event<'_>, mut record: impl FnMut(Id, Labels<'_>, 
             record(Id::CallDuration, &[operation, end.name()], took.as_secs_f64());
         }
         Event::Enqueued { topic, n_messages } => record(Id::Enqueued, &[topic], n_messages as f64),
-        Event::Depth { topic, stats } => measure_depth(topic, stats, record),
+        Event::Depth { topic, stats, .. } => measure_depth(topic, stats, record),
         _ => measure_state(event, record),
     }
 }
@@ -165,8 +165,10 @@ fn measure_depth(topic: &str, stats: &TopicStats, mut record: impl FnMut(Id, Lab
     for (state, n_messages) in [
         ("pending", stats.n_pending),
         ("due", stats.n_due),
+        ("retrying", stats.n_retrying),
         ("claimed", stats.n_claimed),
         ("dead", stats.n_dead),
+        ("done", stats.n_done),
     ] {
         record(Id::Depth, &[topic, state], n_messages as f64);
     }

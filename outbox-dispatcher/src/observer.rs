@@ -182,6 +182,8 @@ pub enum Event<'a> {
         topic: &'a str,
         /// Its counts; all zero once for a topic that has no message any more.
         stats: &'a TopicStats,
+        /// Whether they are an estimate, see [`Stats`](outbox_core::Stats).
+        is_estimate: bool,
     },
 }
 
@@ -364,7 +366,7 @@ fn trace_storage(event: &Event<'_>) {
         }
         Event::Called { operation, took, end: CallEnd::Dropped } => debug!(operation, ?took, "call dropped"),
         Event::Enqueued { topic, n_messages } => trace!(topic, n_messages, "enqueued"),
-        Event::Depth { topic, stats } => trace!(topic, ?stats, "depth"),
+        Event::Depth { topic, stats, is_estimate } => trace!(topic, is_estimate, ?stats, "depth"),
         _ => {}
     }
 }

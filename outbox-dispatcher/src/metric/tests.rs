@@ -53,7 +53,7 @@ fn each_event(mut tell: impl FnMut(&Event<'_>)) {
         Event::Stopped { report: &Report::default() },
         Event::Called { operation: "claim", took: second, end: CallEnd::Ok },
         Event::Enqueued { topic, n_messages: 1 },
-        Event::Depth { topic, stats: &TopicStats::default() },
+        Event::Depth { topic, stats: &TopicStats::default(), is_estimate: false },
     ] {
         tell(&event);
     }
