@@ -1,16 +1,19 @@
 //! Handlers in tests: run them over what is due, and see what they were given.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use outbox_core::{
-    ClaimRequest, Claimed, Context, Handler, HandlerError, HandlerErrorKind, HandlerResult, Message, Outcome,
-    Repository, Result, Settlement,
+    Claim, ClaimRequest, Claimed, Context, Handler, HandlerError, HandlerErrorKind, HandlerResult, Message,
+    Outcome, Repository, Result, Settlement,
 };
 
 /// Long enough that nobody else claims what a test is handling.
 const LEASE: Duration = Duration::from_secs(3600);
+/// The limit of a [`ClaimRequest`] that does not say otherwise, and of a dispatcher.
+const MAX_ATTEMPTS: u32 = 5;
 /// When a failed message is due again that does not say so itself.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -73,33 +76,53 @@ impl Delivery {
 pub async fn drain(outbox: &impl Repository, handler: &impl Handler) -> Result<Vec<Delivery>> {
     let mut deliveries = Vec::new();
     loop {
-        let request = ClaimRequest::new(100, LEASE);
-        let max_attempts = request.max_attempts;
+        let request = ClaimRequest::new(100, LEASE).with_max_attempts(MAX_ATTEMPTS);
         let claim = outbox.claim(request).await?;
-        if claim.is_empty() {
+        if claim.is_empty() || !work_off(claim, outbox, handler, &mut deliveries).await? {
             return Ok(deliveries);
-        }
-        let mut waiting = claim.messages.into_iter();
-        while let Some(claimed) = waiting.next() {
-            let (delivery, outcome) = deliver(handler, &claimed, max_attempts).await;
-            settle(outbox, [Settlement::new(claimed.lease, outcome.clone())]).await?;
-            deliveries.push(delivery);
-            if outcome == Outcome::Release {
-                settle(outbox, waiting.map(|claimed| Settlement::new(claimed.lease, Outcome::Release)))
-                    .await?;
-                return Ok(deliveries);
-            }
         }
     }
 }
 
-async fn deliver(handler: &impl Handler, claimed: &Claimed, max_attempts: u32) -> (Delivery, Outcome) {
+/// Handles what was claimed, and says whether to go on. On an ordered table, what comes behind a message of its key
+/// that is not done goes back.
+async fn work_off(
+    claim: Claim,
+    outbox: &impl Repository,
+    handler: &impl Handler,
+    deliveries: &mut Vec<Delivery>,
+) -> Result<bool> {
+    let mut stopped = HashSet::new();
+    let mut waiting = claim.messages.into_iter();
+    while let Some(claimed) = waiting.next() {
+        let key = claimed.message.key.clone().filter(|_| claim.ordered);
+        if key.as_ref().is_some_and(|key| stopped.contains(key)) {
+            settle(outbox, [Settlement::new(claimed.lease, Outcome::Release)]).await?;
+            continue;
+        }
+        let (delivery, outcome) = deliver(handler, &claimed).await;
+        settle(outbox, [Settlement::new(claimed.lease, outcome.clone())]).await?;
+        deliveries.push(delivery);
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Release => {
+                settle(outbox, waiting.map(|claimed| Settlement::new(claimed.lease, Outcome::Release)))
+                    .await?;
+                return Ok(false);
+            }
+            Outcome::Retry { .. } | Outcome::Dead { .. } => stopped.extend(key),
+        }
+    }
+    Ok(true)
+}
+
+async fn deliver(handler: &impl Handler, claimed: &Claimed) -> (Delivery, Outcome) {
     let message = claimed.message.clone();
     let answer = handler.handle(Context::with_trace_of(&message.headers), message.clone()).await;
     let delivery = Delivery::new(message, &answer);
     let outcome = match &delivery.failure {
         None => Outcome::Done,
-        Some(failure) => outcome(failure, delivery.message.attempt >= max_attempts),
+        Some(failure) => outcome(failure, delivery.message.attempt >= MAX_ATTEMPTS),
     };
     (delivery, outcome)
 }
