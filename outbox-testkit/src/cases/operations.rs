@@ -435,21 +435,10 @@ pub async fn dead_letters_are_filtered_by_age(h: &impl OperationsHarness) {
 
 /// A letter must meet every condition, on every page.
 pub async fn conditions_of_a_filter_add_up(h: &impl OperationsHarness) {
-    let [_, _, wanted, _, again] = bury_drafts(
-        h,
-        [
-            (on("b").key("k"), "boom"),
-            (on("a").key("l"), "boom"),
-            (on("a").key("k"), "boom 1"),
-            (on("a").key("k"), "bang"),
-            (on("a").key("k"), "boom 2"),
-        ],
-    )
-    .await;
-    let filter = only().with_topic("a").with_key("k").with_error("boom").with_max_age(HOUR);
+    let (filter, matches, _) = assortment(h).await;
     for limit in [1, 2, 10] {
         let query = DeadLetterQuery::new(limit).with_filter(filter.clone());
-        assert_eq!(page_through(h, query).await, [wanted, again]);
+        assert_eq!(page_through(h, query).await, matches);
     }
 }
 
@@ -469,32 +458,54 @@ pub async fn impossible_filter_is_refused(h: &impl OperationsHarness) {
     }
 }
 
-/// A bulk redrive moves what matches, in order, and nothing else.
+/// Dead letters of which two match a filter with every condition, and each of the others fails one; what matches and
+/// what does not.
+async fn assortment(h: &impl Harness) -> (DeadLetterFilter, Vec<MessageId>, Vec<MessageId>) {
+    let good = || on("a").key("k");
+    let [old] = bury_drafts(h, [(good(), "boom")]).await;
+    h.advance(5 * HOUR).await;
+    let [first, topic, key, error, second] = bury_drafts(
+        h,
+        [
+            (good(), "boom 1"),
+            (on("b").key("k"), "boom"),
+            (on("a").key("l"), "boom"),
+            (good(), "bang"),
+            (good(), "boom 2"),
+        ],
+    )
+    .await;
+    h.advance(5 * HOUR).await;
+    let [young] = bury_drafts(h, [(good(), "boom")]).await;
+    let filter = only().with_topic("a").with_key("k").with_error("boom");
+    let filter = filter.with_min_age(3 * HOUR).with_max_age(7 * HOUR);
+    (filter, vec![first, second], vec![old, topic, key, error, young])
+}
+
+/// A bulk redrive moves what meets every condition, in order, and nothing else.
 pub async fn matching_dead_letters_are_redriven<H: OperationsHarness>(h: &H) {
-    let [kept, first, second] =
-        bury_drafts(h, [(on("b"), "boom"), (on("a"), "boom"), (on("a"), "boom")]).await;
-    let pending = h.enqueue([on("a"), on("a").delay(HOUR)]).await;
-    let moved = h.operations().redrive_matching(only().with_topic("a").with_error("boom"), 10).await;
-    assert_eq!(moved.expect("redrive"), 2);
-    assert_eq!(only_letter(h).await.message.id, kept);
+    let (filter, mut expected, others) = assortment(h).await;
+    let pending = h.enqueue([on("a").key("k"), on("a").delay(HOUR)]).await;
+    expected.insert(0, pending[0]);
+    assert_eq!(h.operations().redrive_matching(filter, 10).await.expect("redrive"), 2);
+    assert_eq!(matching(h, only()).await, others);
     let claimed = h.claim(10).await;
     assert!(claimed.iter().all(|claimed| claimed.message.attempt == 1));
     if h.capabilities().exact_order {
-        assert_eq!(ids(&claimed), [pending[0], first, second]);
+        assert_eq!(ids(&claimed), expected);
     } else {
         lacks::<H>("operations::matching_dead_letters_are_redriven", "exact_order");
-        assert_eq!(sorted(ids(&claimed)), sorted(vec![pending[0], first, second]));
+        assert_eq!(sorted(ids(&claimed)), sorted(expected));
     }
 }
 
-/// A bulk discard removes what matches and nothing else.
+/// A bulk discard removes what meets every condition and nothing else.
 pub async fn matching_dead_letters_are_discarded(h: &impl OperationsHarness) {
-    let [kept, gone, _] = bury_drafts(h, [(on("b"), "boom"), (on("a"), "boom"), (on("a"), "boom")]).await;
-    let pending = h.enqueue([on("a"), on("a").delay(HOUR)]).await;
-    let removed = h.operations().discard_matching(only().with_topic("a"), 10).await;
-    assert_eq!(removed.expect("discard"), 2);
-    assert_eq!(only_letter(h).await.message.id, kept);
-    assert_eq!(redrive(h, &[gone]).await, [NOT_DEAD]);
+    let (filter, matches, others) = assortment(h).await;
+    let pending = h.enqueue([on("a").key("k"), on("a").delay(HOUR)]).await;
+    assert_eq!(h.operations().discard_matching(filter, 10).await.expect("discard"), 2);
+    assert_eq!(matching(h, only()).await, others);
+    assert_eq!(redrive(h, &matches).await, [NOT_DEAD; 2]);
     h.advance(HOUR).await;
     assert_eq!(h.drain().await, pending);
 }
