@@ -269,9 +269,10 @@ impl Held {
     }
 
     fn queue(&mut self, waiting: Waiting, ordered: bool) {
-        let first = if ordered { self.runs.join(waiting) } else { Some(waiting) };
-        if let Some(waiting) = first {
+        if !ordered {
             self.lanes[waiting.ticket.lane].queue.push_back(waiting);
+        } else if let Some(first) = self.runs.join(waiting) {
+            self.lanes[first.ticket.lane].queue.push_back(first);
         }
     }
 

@@ -187,6 +187,9 @@ impl Lane {
 
     /// How many messages the next handler gets; above zero when it may be started.
     pub(crate) fn n_next(&self, limiters: &[Limiter], now: Instant) -> usize {
+        if self.batching.is_none() {
+            return self.queue.len().min(1);
+        }
         let bucket = self.limiter(limiters).and_then(|limiter| limiter.bucket.as_ref());
         let most = bucket.map_or(usize::MAX, |bucket| bucket.tokens(now).max(1)).min(self.size());
         let mut n = 0;
