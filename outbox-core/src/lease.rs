@@ -220,7 +220,8 @@ pub enum Outcome {
         /// Stored with the message, cut to [`MAX_ERROR_BYTES`].
         error: String,
     },
-    /// Not tried: claimable again at once, as a new arrival, and the attempt is given back.
+    /// Not tried: claimable again at once, and the attempt is given back. As a new arrival, except for a message with
+    /// a key of an ordered table, which keeps its place.
     Release,
 }
 

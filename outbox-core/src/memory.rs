@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::future::poll_fn;
 use std::mem;
@@ -14,10 +14,11 @@ use uuid::Uuid;
 use crate::lease::validate_lease;
 use crate::{
     Claim, ClaimRequest, Claimed, Context, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterQuery,
-    Draft, Ended, Enqueued, Error, ErrorKind, FailedAttempt, Finding, Headers, Inspect, Lease, Limits,
-    Listener, MAX_BATCH, MAX_HISTORY, MAX_HISTORY_ERROR, Mark, Marked, Message, MessageId, Moved, Operations,
-    Outcome, Processed, ProcessedStore, Prune, Readiness, Repository, Result, Retention, Settled, Settlement,
-    Stats, TopicStats, Transactions, Wakeup, error_text, recovery_group, validate_drafts, validate_limit,
+    Declaration, Draft, Ended, Enqueued, Error, ErrorKind, FailedAttempt, Fairness, Finding, Headers,
+    Inspect, Lease, Limits, Listener, MAX_BATCH, MAX_HISTORY, MAX_HISTORY_ERROR, Mark, Marked, Message,
+    MessageId, Moved, OnDead, Operations, Outcome, Processed, ProcessedStore, Prune, Readiness, Repository,
+    Result, Retention, Settled, Settlement, Stats, TopicStats, Transactions, Wakeup, error_text,
+    recovery_group, validate_drafts, validate_limit,
 };
 
 /// An outbox, its operations and an inbox record in memory: the reference that every other backend is
@@ -28,7 +29,8 @@ use crate::{
 /// # Guarantees
 /// All of [`Repository`], except that nothing outlives the process. Beyond the contract:
 /// * The order number of a message is drawn when its transaction commits. What a claim promotes, a release
-///   or a redrive makes claimable gets a new one. A [`Lease::locator`] is that number.
+///   or a redrive makes claimable gets a new one, except for messages with a key of an [ordered](Self::ordered)
+///   store, which keep theirs. A [`Lease::locator`] is that number.
 /// * A claim first promotes what is due of every topic, by due time, at most [`MAX_BATCH`] messages.
 /// * Messages out of attempts count towards the limits of the claim that makes them dead.
 /// * Whoever would write what another open transaction has written waits for its end, in `enqueue` for the
@@ -77,6 +79,27 @@ impl MemoryRepository {
         self
     }
 
+    /// Declares the store ordered, for all its handles; see [`Declaration::ordered`]. Do it before the first message.
+    #[must_use]
+    pub fn ordered(self, on_dead: OnDead) -> Self {
+        let declared = self.shared.with(|store| store.declared.clone());
+        self.declared(declared.ordered(on_dead))
+    }
+
+    /// Declares that claims of the store take turns; see [`Declaration::fair`]. Do it before the first message.
+    #[must_use]
+    pub fn fair(self, fairness: Fairness) -> Self {
+        let declared = self.shared.with(|store| store.declared.clone());
+        self.declared(declared.fair(fairness))
+    }
+
+    /// Declares all at once.
+    #[must_use]
+    pub fn declared(self, declared: Declaration) -> Self {
+        self.shared.with(|store| store.declared = declared);
+        self
+    }
+
     /// Moves the store's clock forward, and hints at what may have become due.
     pub fn advance(&self, by: Duration) {
         self.shared.with(|store| {
@@ -115,7 +138,10 @@ impl Repository for MemoryRepository {
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
         request.validate()?;
-        Ok(self.shared.with(|store| store.claim(&request)))
+        self.shared.with(|store| {
+            store.declared.validate()?;
+            Ok(store.claim(&request))
+        })
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
@@ -177,7 +203,7 @@ impl Operations for MemoryRepository {
     }
 
     async fn check(&self) -> Result<()> {
-        Ok(())
+        self.shared.with(|store| store.declared.validate())
     }
 
     async fn doctor(&self, _patience: Duration) -> Result<Vec<Finding>> {
@@ -591,6 +617,7 @@ struct Waiting {
 #[derive(Default)]
 struct Store {
     clock: Clock,
+    declared: Declaration,
     /// By order number.
     rows: BTreeMap<i64, Row>,
     places: HashMap<MessageId, i64>,
@@ -696,17 +723,70 @@ impl Store {
         Some(row)
     }
 
-    /// Makes a row claimable as a new arrival.
-    fn renew(&mut self, seq: i64) {
-        if let Some(mut row) = self.remove(seq) {
-            row.become_ready();
-            self.insert(row);
+    /// Makes a row claimable, as a new arrival unless its place is kept.
+    fn renew(&mut self, seq: i64, keeps_place: bool) {
+        match self.rows.get_mut(&seq) {
+            Some(row) if keeps_place && row.key.is_some() => row.become_ready(),
+            _ => {
+                if let Some(mut row) = self.remove(seq) {
+                    row.become_ready();
+                    self.insert(row);
+                }
+            }
         }
+    }
+
+    fn is_ordered(&self) -> bool {
+        self.declared.ordered.is_some()
+    }
+
+    fn dead_blocks(&self) -> bool {
+        self.declared.ordered == Some(OnDead::Block)
+    }
+
+    /// Whether the next message of its key need not wait for it.
+    fn is_over(&self, row: &Row) -> bool {
+        match row.state {
+            State::Done { .. } => true,
+            State::Dead { .. } => !self.dead_blocks(),
+            State::Ready | State::Parked { .. } => false,
+        }
+    }
+
+    /// Those of the rows that may be claimed together: with every earlier one of their key, where there is an order.
+    fn in_order(&self, rows: Vec<Place>) -> Vec<Place> {
+        if !self.is_ordered() {
+            return rows;
+        }
+        let mut own = HashSet::new();
+        let is_next = |(seq, _): &Place| {
+            let key = self.rows.get(seq).and_then(|row| row.key.as_ref());
+            let mut earlier =
+                self.rows.range(..seq).filter(|(_, row)| key.is_some() && row.key.as_ref() == key);
+            let is_next = earlier.all(|(seq, row)| own.contains(seq) || self.is_over(row));
+            if is_next {
+                own.insert(*seq);
+            }
+            is_next
+        };
+        rows.into_iter().filter(is_next).collect()
+    }
+
+    /// Where a dead letter blocks its key, a claim takes nothing behind what it makes dead.
+    fn before_the_dead(&self, rows: Vec<Place>, request: &ClaimRequest) -> Vec<Place> {
+        let mut stopped = HashSet::new();
+        let is_before = |(seq, attempts): &Place| {
+            let key = self.rows.get(seq).and_then(|row| row.key.clone()).filter(|_| self.dead_blocks());
+            let is_stopped = key.as_ref().is_some_and(|key| stopped.contains(key));
+            stopped.extend(key.filter(|_| *attempts >= request.max_attempts));
+            !is_stopped
+        };
+        rows.into_iter().filter(is_before).collect()
     }
 
     fn claim(&mut self, request: &ClaimRequest) -> Claim {
         let now = self.clock.now();
-        let mut claim = Claim::default();
+        let mut claim = Claim { ordered: self.is_ordered(), ..Claim::default() };
         if request.recover {
             self.claim_expired(request, now, &mut claim);
         }
@@ -728,8 +808,9 @@ impl Store {
             self.bury(seq, now, &format!("lease expired in attempt {attempts}"));
             claim.n_dead += 1;
         }
-        let Some((_, attempts)) = live.first().copied() else { return };
-        let group = live.into_iter().filter(|row| row.1 == attempts).collect();
+        let heads = self.in_order(live.clone());
+        let Some((_, attempts)) = heads.first().copied() else { return };
+        let group = self.in_order(live.into_iter().filter(|row| row.1 == attempts).collect());
         let largest = recovery_group(request.limit, attempts, request.max_attempts);
         let group = self.within_bounds(group, largest, request);
         group.iter().for_each(|(seq, _)| self.note_expiry(*seq));
@@ -744,7 +825,8 @@ impl Store {
     }
 
     fn claim_ready(&mut self, request: &ClaimRequest, now: Moment, claim: &mut Claim) {
-        let ready = self.within_bounds(self.find(request, Row::is_ready), request.limit, request);
+        let ready = self.before_the_dead(self.in_order(self.find(request, Row::is_ready)), request);
+        let ready = self.within_bounds(ready, request.limit, request);
         let (spent, live): (Vec<_>, Vec<_>) =
             ready.into_iter().partition(|(_, attempts)| *attempts >= request.max_attempts);
         for (seq, _) in spent {
@@ -797,7 +879,8 @@ impl Store {
         };
         let mut due: Vec<_> = self.rows.iter().filter_map(due).collect();
         due.sort_unstable();
-        due.into_iter().take(MAX_BATCH).for_each(|(_, seq)| self.renew(seq));
+        let keeps_place = self.is_ordered();
+        due.into_iter().take(MAX_BATCH).for_each(|(_, seq)| self.renew(seq, keeps_place));
     }
 
     fn next_due_in(&self, request: &ClaimRequest, now: Moment) -> Option<Duration> {
@@ -835,7 +918,7 @@ impl Store {
             }
             Outcome::Release => {
                 row.attempts = row.attempts.saturating_sub(1);
-                self.renew(seq);
+                self.renew(seq, self.is_ordered());
                 self.hint();
             }
         }
@@ -908,7 +991,7 @@ impl Store {
             row.attempts = 0;
             row.ready_at = Some(now);
         }
-        self.renew(seq);
+        self.renew(seq, self.dead_blocks());
         self.hint();
         Moved::Applied
     }

@@ -25,6 +25,7 @@ pub trait Operations: Send + Sync {
     fn dead_letters(&self, query: DeadLetterQuery) -> impl Future<Output = Result<DeadLetterPage>> + Send;
 
     /// Makes dead letters pending again, as new arrivals with all their attempts; answers in the order of `ids`.
+    /// Where a dead letter [blocks](crate::OnDead::Block) its key, it keeps its place in it.
     ///
     /// # Errors
     /// Those of the storage.

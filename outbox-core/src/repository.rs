@@ -36,7 +36,9 @@ pub trait Repository: Send + Sync {
         drafts: Vec<Draft>,
     ) -> impl Future<Output = Result<Vec<MessageId>>> + Send;
 
-    /// Leases messages that are due, in the order in which they became claimable.
+    /// Leases messages that are due, in the order in which they became claimable. On an
+    /// [ordered](crate::Declaration::ordered) table, those of which every earlier one of the same key is done, or
+    /// claimed with it; whatever its topic.
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) before any statement.

@@ -12,7 +12,9 @@ use crate::sql::Kind;
 
 pub(crate) async fn doctor(table: &OutboxTable, patience: Duration) -> Result<Vec<Finding>> {
     let dialect = table.table()?.dialect;
-    let found = crate::schema::findings(&table.db, dialect, Kind::Outbox, &table.name).await?;
+    let found =
+        crate::schema::findings(&table.db, dialect, Kind::Outbox, &table.name, &table.table()?.declared)
+            .await?;
     if found.iter().any(|finding| finding.severity == Severity::Critical) {
         // the other looks need the table
         return Ok(found);

@@ -49,6 +49,7 @@ mod settle;
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod turns;
 mod wakeup;
 
 pub use context::{OpenTransaction, SeaOrm, SeaOrmContext, Transaction, transactor};

@@ -1,4 +1,4 @@
-use outbox_core::TableName;
+use outbox_core::{Declaration, TableName};
 use sea_orm::{ConnectionTrait, DbErr};
 use sea_orm_migration::{MigrationName, MigrationTrait, SchemaManager};
 
@@ -47,7 +47,7 @@ impl MigrationName for Create {
 impl MigrationTrait for Create {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let connection = manager.get_connection();
-        let sql = create(self.kind, dialect(connection)?, &self.table);
+        let sql = create(self.kind, dialect(connection)?, &self.table, &Declaration::new());
         connection.execute_unprepared(&sql).await.map(drop)
     }
 

@@ -45,19 +45,23 @@ impl Operations for OutboxTable {
     }
 
     async fn redrive(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
-        self.move_dead("redrive", &self.table()?.sql.redrive, ids).await
+        // behind a dead letter that blocks, its place is kept for it
+        let keeps = self.table()?.dead_blocks();
+        self.move_dead("redrive", &self.table()?.sql.redrive, ids, &[keeps.into()]).await
     }
 
     async fn redrive_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
-        self.move_matching("redrive", &self.table()?.sql.redrive_matching, &filter, limit).await
+        let keeps = self.table()?.dead_blocks();
+        let sql = &self.table()?.sql.redrive_matching;
+        self.move_matching("redrive", sql, &filter, limit, &[keeps.into()]).await
     }
 
     async fn discard(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
-        self.move_dead("discard", &self.table()?.sql.discard, ids).await
+        self.move_dead("discard", &self.table()?.sql.discard, ids, &[]).await
     }
 
     async fn discard_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
-        self.move_matching("discard", &self.table()?.sql.discard_matching, &filter, limit).await
+        self.move_matching("discard", &self.table()?.sql.discard_matching, &filter, limit, &[]).await
     }
 
     async fn history(&self, id: MessageId) -> Result<Vec<FailedAttempt>> {
@@ -88,7 +92,14 @@ impl Operations for OutboxTable {
     }
 
     async fn check(&self) -> Result<()> {
-        crate::schema::check(&self.db, self.table()?.dialect, Kind::Outbox, &self.name).await
+        crate::schema::check(
+            &self.db,
+            self.table()?.dialect,
+            Kind::Outbox,
+            &self.name,
+            &self.table()?.declared,
+        )
+        .await
     }
 
     /// Takes two seconds where notifications do not arrive. On PostgreSQL it needs a connection for the listener.
@@ -127,12 +138,19 @@ impl OutboxTable {
 
     /// Runs a statement that takes ids of dead letters and returns those that it moved. An id that is named
     /// twice is moved once.
-    async fn move_dead(&self, operation: &'static str, sql: &str, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
+    async fn move_dead(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        ids: Vec<MessageId>,
+        rest: &[Value],
+    ) -> Result<Vec<Moved>> {
         let mut seen = HashSet::new();
         let unique: Vec<MessageId> = ids.iter().copied().filter(|id| seen.insert(*id)).collect();
         let mut moved = HashSet::new();
         for chunk in unique.chunks(MAX_IDS) {
-            let (sql, values) = self.id_values(sql, chunk)?;
+            let (sql, mut values) = self.id_values(sql, chunk)?;
+            values.0.extend_from_slice(rest);
             let rows = self.query(operation, &self.db, &sql, values).await?;
             moved.extend(self::ids(&rows)?);
         }
@@ -145,10 +163,12 @@ impl OutboxTable {
         sql: &str,
         filter: &DeadLetterFilter,
         limit: usize,
+        rest: &[Value],
     ) -> Result<u64> {
         filter.validate_with_limit(limit)?;
         let mut values = filter_values(self.table()?.dialect, filter);
         values.push((limit as i64).into());
+        values.extend_from_slice(rest);
         self.execute(operation, &self.db, sql, Values(values)).await
     }
 

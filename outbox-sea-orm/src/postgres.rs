@@ -1,5 +1,7 @@
 //! What only PostgreSQL needs: connections of its own, and claims that remember where they left off.
 
+mod turns;
+
 use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -98,6 +100,8 @@ struct Marks {
     next_expiry: Option<Instant>,
     walk_at: Option<Instant>,
     was_full: bool,
+    /// On an ordered table: the key where the last claim ended.
+    key: String,
 }
 
 impl Marks {
@@ -239,7 +243,10 @@ pub(crate) async fn claim(table: &OutboxTable, request: ClaimRequest) -> Result<
         marks: Marks::of(table, &request),
         claim: Claim::default(),
     };
-    claiming.run().await?;
+    match &claiming.inner.ordered {
+        None => claiming.run().await?,
+        Some(ordered) => claiming.take_turns(ordered).await?,
+    }
     let Claiming { mut marks, mut claim, .. } = claiming;
     let now = Instant::now();
     if !claim.messages.is_empty() {
@@ -247,6 +254,7 @@ pub(crate) async fn claim(table: &OutboxTable, request: ClaimRequest) -> Result<
         marks.next_expiry = Some(marks.next_expiry.map_or(own, |next| next.min(own)));
     }
     claim.next_due_in = marks.next_due_in(now, request.recover);
+    claim.ordered = table.table()?.ordered.is_some();
     if let Some(claimer) = &request.claimer {
         claimer.put(marks);
     }
@@ -298,13 +306,13 @@ impl Claiming<'_> {
     }
 
     async fn take(&mut self, mark: i64) -> Result<()> {
-        let rows = self.rows(&self.inner.sql.claim, token(false), Some(mark)).await?;
+        let rows = self.rows(&self.inner.sql.claim, token(false), Rest::Mark(mark)).await?;
         self.marks.claimed(mark, &rows, self.request.limit);
         self.add(rows).await
     }
 
     /// Runs a claim. Rows are decoded while the server is still working on the next ones.
-    async fn rows(&self, sql: &str, token: Uuid, mark: Option<i64>) -> Result<Vec<ClaimedRow>> {
+    async fn rows(&self, sql: &str, token: Uuid, rest: Rest<'_>) -> Result<Vec<ClaimedRow>> {
         let request = self.request;
         let mut query = sqlx::query(AssertSqlSafe(sql.to_owned()))
             .bind(request.limit as i64)
@@ -313,9 +321,12 @@ impl Claiming<'_> {
             .bind(max_attempts(request))
             .bind(request.topics.as_deref())
             .bind(request.max_bytes.map_or(i64::MAX, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)));
-        if let Some(mark) = mark {
-            query = query.bind(mark);
-        }
+        query = match rest {
+            Rest::None => query,
+            Rest::Mark(mark) => query.bind(mark),
+            Rest::Turn { key, blocks, n_keyless } => query.bind(key).bind(blocks).bind(n_keyless),
+            Rest::Blocks(blocks) => query.bind(blocks),
+        };
         let mut stream = query.fetch(self.table.hot()?.get_postgres_connection_pool());
         let mut rows = Vec::new();
         while let Some(row) = stream.next().await {
@@ -349,7 +360,7 @@ impl Claiming<'_> {
     }
 
     async fn promote(&self) -> Result<u64> {
-        let values = Values(vec![PROMOTE_LIMIT.into()]);
+        let values = Values(vec![PROMOTE_LIMIT.into(), self.inner.keeps_numbers().into()]);
         self.table.execute("claim", self.table.hot()?, &self.inner.sql.promote, values).await
     }
 
@@ -368,7 +379,12 @@ impl Claiming<'_> {
         let values = Values(vec![limit.into(), max_attempts(self.request).into(), topics(self.request)]);
         let n_dead = self.table.execute("claim", self.table.hot()?, &self.inner.sql.bury, values).await?;
         self.claim.n_dead += n_dead as usize;
-        let rows = self.rows(&self.inner.sql.recover, token(true), None).await?;
+        let rows = match &self.inner.ordered {
+            None => self.rows(&self.inner.sql.recover, token(true), Rest::None).await?,
+            Some(ordered) => {
+                self.rows(&ordered.sql.recover_ordered, token(true), Rest::Blocks(ordered.blocks)).await?
+            }
+        };
         self.add(rows).await?;
         self.claim.recovered = !self.claim.messages.is_empty();
         Ok(self.claim.recovered)
@@ -380,8 +396,16 @@ impl Claiming<'_> {
     }
 }
 
+/// The parameters that only some claims have, behind the others.
+enum Rest<'a> {
+    None,
+    Mark(i64),
+    Turn { key: &'a str, blocks: bool, n_keyless: i64 },
+    Blocks(bool),
+}
+
 /// A fresh token. The lowest bit says whether it leases what somebody else had leased before, under the same number;
-/// that happens to expired leases only.
+/// that happens to expired leases, and on an ordered table, where rows keep their number.
 fn token(recovered: bool) -> Uuid {
     let random = Uuid::new_v4().as_u128();
     Uuid::from_u128(random & !1 | u128::from(recovered))

@@ -2,7 +2,7 @@ use std::fmt;
 use std::time::Duration;
 
 use outbox_core::{
-    Context, Mark, Marked, MessageId, Processed, ProcessedStore, Result, TableName, Transactions,
+    Context, Declaration, Mark, Marked, MessageId, Processed, ProcessedStore, Result, TableName, Transactions,
 };
 use sea_orm::sea_query::Values;
 use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
@@ -31,7 +31,7 @@ impl ProcessedTable {
     /// # Errors
     /// [`Unsupported`](outbox_core::ErrorKind::Unsupported) for a database that this build does not know.
     pub fn ddl(&self) -> Result<String> {
-        Ok(crate::sql::create(Kind::Inbox, self.dialect()?, &self.name))
+        Ok(crate::sql::create(Kind::Inbox, self.dialect()?, &self.name, &Declaration::new()))
     }
 
     /// Creates or upgrades the table; see [`OutboxTable::migrate`](crate::OutboxTable::migrate).
@@ -39,7 +39,7 @@ impl ProcessedTable {
     /// # Errors
     /// Those of [`OutboxTable::migrate`](crate::OutboxTable::migrate).
     pub async fn migrate(&self) -> Result<()> {
-        crate::schema::migrate(&self.db, self.dialect()?, Kind::Inbox, &self.name).await
+        crate::schema::migrate(&self.db, self.dialect()?, Kind::Inbox, &self.name, &Declaration::new()).await
     }
 
     /// Whether the table is there, complete and of the right version.
@@ -47,7 +47,7 @@ impl ProcessedTable {
     /// # Errors
     /// [`Schema`](outbox_core::ErrorKind::Schema), whose text names what is missing and what to do.
     pub async fn check(&self) -> Result<()> {
-        crate::schema::check(&self.db, self.dialect()?, Kind::Inbox, &self.name).await
+        crate::schema::check(&self.db, self.dialect()?, Kind::Inbox, &self.name, &Declaration::new()).await
     }
 
     fn dialect(&self) -> Result<Dialect> {

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, Draft, Lease, Limits, MessageId, Repository, Result, Retention, Settled,
-    Settlement, TableName, Transactions,
+    Claim, ClaimRequest, Context, Declaration, Draft, Fairness, Lease, Limits, MessageId, OnDead, Repository,
+    Result, Retention, Settled, Settlement, TableName, Transactions,
 };
 use sea_orm::sea_query::Values;
 use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
@@ -12,7 +12,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
 use crate::context::{OpenTransaction, SeaOrm, SeaOrmContext};
 use crate::dialect::Dialect;
 use crate::error::from_db;
-use crate::sql::{Kind, OutboxSql};
+use crate::sql::{Kind, OrderedSql, OutboxSql};
 
 /// One outbox table: [`Repository`], [`Operations`](outbox_core::Operations), [`Wakeup`](outbox_core::Wakeup) and
 /// [`Transactions`] on SeaORM. A cheap handle; clones share its connections.
@@ -29,6 +29,7 @@ pub struct OutboxTable {
     pub(crate) name: TableName,
     pub(crate) limits: Limits,
     pub(crate) retention: Retention,
+    declared: Declaration,
     table: Arc<Result<Table>>,
     shared_pool: bool,
 }
@@ -36,28 +37,91 @@ pub struct OutboxTable {
 /// What is computed once for a table.
 pub(crate) struct Table {
     pub(crate) dialect: Dialect,
+    pub(crate) declared: Declaration,
     pub(crate) sql: OutboxSql,
+    pub(crate) ordered: Option<Ordered>,
     #[cfg(feature = "postgres")]
     pub(crate) postgres: crate::postgres::Own,
+}
+
+/// What an ordered table needs.
+pub(crate) struct Ordered {
+    pub(crate) sql: OrderedSql,
+    /// Whether a dead letter blocks its key.
+    pub(crate) blocks: bool,
+}
+
+impl Table {
+    fn new(db: &DatabaseConnection, name: &TableName, declared: Declaration) -> Result<Self> {
+        declared.validate()?;
+        if declared.fair.is_some() && declared.ordered.is_none() {
+            let detail = "only an ordered table takes turns";
+            return Err(
+                outbox_core::Error::new(outbox_core::ErrorKind::Unsupported, "declare").with_detail(detail)
+            );
+        }
+        let dialect = Dialect::of(db.get_database_backend())?;
+        let ordered =
+            |on_dead| Ordered { sql: OrderedSql::new(dialect, name), blocks: on_dead == OnDead::Block };
+        Ok(Self {
+            dialect,
+            sql: OutboxSql::new(dialect, name),
+            ordered: declared.ordered.map(ordered),
+            declared,
+            #[cfg(feature = "postgres")]
+            postgres: crate::postgres::Own::new(dialect, name),
+        })
+    }
+
+    /// Whether rows with a key keep their number whatever becomes of them.
+    pub(crate) fn keeps_numbers(&self) -> bool {
+        self.ordered.is_some()
+    }
+
+    /// Whether nothing behind a dead letter is claimed.
+    pub(crate) fn dead_blocks(&self) -> bool {
+        self.ordered.as_ref().is_some_and(|ordered| ordered.blocks)
+    }
 }
 
 impl OutboxTable {
     /// The table `name` in the database of `db`. No statement is sent.
     pub fn new(db: &DatabaseConnection, name: TableName) -> Self {
-        let table = Dialect::of(db.get_database_backend()).map(|dialect| Table {
-            dialect,
-            sql: OutboxSql::new(dialect, &name),
-            #[cfg(feature = "postgres")]
-            postgres: crate::postgres::Own::new(dialect, &name),
-        });
+        let table = Arc::new(Table::new(db, &name, Declaration::new()));
+        let declared = Declaration::new();
         Self {
             db: db.clone(),
             name,
             limits: Limits::default(),
             retention: Retention::default(),
-            table: Arc::new(table),
+            declared,
+            table,
             shared_pool: false,
         }
+    }
+
+    /// Declares the table ordered: messages of one key are delivered strictly in the order in which they were enqueued;
+    /// see [`Declaration::ordered`]. Every service that uses the table must declare the same: `migrate` and `ddl` mark
+    /// the table with it, and `check` and `migrate` name a difference.
+    #[must_use]
+    pub fn ordered(self, on_dead: OnDead) -> Self {
+        let declared = self.declared.clone().ordered(on_dead);
+        self.declared(declared)
+    }
+
+    /// Declares that claims take turns between keys or tenants; see [`Declaration::fair`].
+    #[must_use]
+    pub fn fair(self, fairness: Fairness) -> Self {
+        let declared = self.declared.clone().fair(fairness);
+        self.declared(declared)
+    }
+
+    /// Declares all at once. Impossible combinations are reported by every call that follows, before any statement.
+    #[must_use]
+    pub fn declared(mut self, declared: Declaration) -> Self {
+        self.table = Arc::new(Table::new(&self.db, &self.name, declared.clone()));
+        self.declared = declared;
+        self
     }
 
     /// Sets the bounds of this table's messages.
@@ -139,7 +203,8 @@ impl OutboxTable {
     /// # Errors
     /// [`Unsupported`](outbox_core::ErrorKind::Unsupported) for a database that this build does not know.
     pub fn ddl(&self) -> Result<String> {
-        Ok(crate::sql::create(Kind::Outbox, self.table()?.dialect, &self.name))
+        let table = self.table()?;
+        Ok(crate::sql::create(Kind::Outbox, table.dialect, &self.name, &table.declared))
     }
 
     /// Creates the table and, on PostgreSQL, the schema where it is missing; or upgrades the table, or finds with
@@ -147,9 +212,10 @@ impl OutboxTable {
     ///
     /// # Errors
     /// [`Schema`](outbox_core::ErrorKind::Schema) when a table of that name is there and is not ours, or is of a
-    /// newer version; [`PermissionDenied`](outbox_core::ErrorKind::PermissionDenied).
+    /// newer version, or was declared otherwise; [`PermissionDenied`](outbox_core::ErrorKind::PermissionDenied).
     pub async fn migrate(&self) -> Result<()> {
-        crate::schema::migrate(&self.db, self.table()?.dialect, Kind::Outbox, &self.name).await
+        let table = self.table()?;
+        crate::schema::migrate(&self.db, table.dialect, Kind::Outbox, &self.name, &table.declared).await
     }
 
     pub(crate) fn table(&self) -> Result<&Table> {

@@ -1,5 +1,6 @@
 //! Rows of the database as values of the contract, and back.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -79,8 +80,15 @@ pub(crate) enum ClaimedRow {
     Message(Claimed),
     /// The claim itself made it dead; the number is that of the row.
     Dead(i64),
-    /// It is leased and cannot be read, for this reason.
-    Undecodable(Lease, String),
+    /// It is leased and cannot be read.
+    Undecodable(Undecodable),
+}
+
+/// A claimed row that cannot be read.
+pub(crate) struct Undecodable {
+    lease: Lease,
+    key: Option<String>,
+    reason: String,
 }
 
 impl ClaimedRow {
@@ -92,21 +100,28 @@ impl ClaimedRow {
         }
         let id = column(row, 1).unwrap_or_default();
         let lease = Lease { id, token, locator };
-        Ok(match message(dialect, row) {
+        let reason = match message(dialect, row) {
             // a claim counts its attempt from 1
-            Ok(message) if message.attempt == 0 => {
-                Self::Undecodable(lease, "undecodable row: attempts".to_owned())
-            }
-            Ok(message) => Self::Message(Claimed { message, lease }),
-            Err(error) => Self::Undecodable(lease, format!("undecodable row: {error}")),
-        })
+            Ok(message) if message.attempt == 0 => "undecodable row: attempts".to_owned(),
+            Ok(message) => return Ok(Self::Message(Claimed { message, lease })),
+            Err(error) => format!("undecodable row: {error}"),
+        };
+        Ok(Self::Undecodable(Undecodable { lease, key: column(row, 3).unwrap_or_default(), reason }))
+    }
+
+    pub(crate) fn key(&self) -> Option<&str> {
+        match self {
+            Self::Message(claimed) => claimed.message.key.as_deref(),
+            Self::Dead(_) => None,
+            Self::Undecodable(broken) => broken.key.as_deref(),
+        }
     }
 
     pub(crate) fn locator(&self) -> i64 {
         match self {
             Self::Message(claimed) => claimed.lease.locator,
             Self::Dead(locator) => *locator,
-            Self::Undecodable(lease, _) => lease.locator,
+            Self::Undecodable(broken) => broken.lease.locator,
         }
     }
 }
@@ -155,27 +170,36 @@ pub(crate) fn ids(rows: &[QueryResult]) -> Result<Vec<MessageId>> {
     rows.iter().map(|row| column(row, 0)).collect()
 }
 
-/// Makes dead what cannot be read, and counts it with what the claim itself made dead.
+/// Makes dead what cannot be read, and counts it with what the claim itself made dead. Where a dead letter blocks its
+/// key, what the claim took behind it is released. The rows are sorted by number.
 pub(crate) async fn bury_undecodable(
     table: &OutboxTable,
     rows: Vec<ClaimedRow>,
 ) -> Result<(Vec<Claimed>, usize)> {
+    let dead_blocks = table.table()?.dead_blocks();
     let mut messages = Vec::with_capacity(rows.len());
-    let mut broken = Vec::new();
-    let n_rows = rows.len();
+    let mut settlements = Vec::new();
+    let mut blocked = HashSet::new();
+    let mut n_dead = 0;
     for row in rows {
         match row {
-            ClaimedRow::Message(claimed) => messages.push(claimed),
-            ClaimedRow::Dead(_) => {}
-            ClaimedRow::Undecodable(lease, error) => {
-                broken.push(Settlement::new(lease, Outcome::Dead { error }))
+            ClaimedRow::Message(claimed) => match &claimed.message.key {
+                Some(key) if blocked.contains(key) => {
+                    settlements.push(Settlement::new(claimed.lease, Outcome::Release));
+                }
+                _ => messages.push(claimed),
+            },
+            ClaimedRow::Dead(_) => n_dead += 1,
+            ClaimedRow::Undecodable(Undecodable { lease, key, reason }) => {
+                n_dead += 1;
+                settlements.push(Settlement::new(lease, Outcome::Dead { error: reason }));
+                blocked.extend(key.filter(|_| dead_blocks));
             }
         }
     }
-    let n_dead = n_rows - messages.len();
-    if !broken.is_empty() {
+    if !settlements.is_empty() {
         // a lease lost meanwhile is somebody else's to bury
-        let _ = crate::settle::settle(table, broken).await?;
+        let _ = crate::settle::settle(table, settlements).await?;
     }
     Ok((messages, n_dead))
 }

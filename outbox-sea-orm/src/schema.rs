@@ -1,6 +1,6 @@
 //! Creating, upgrading and checking the tables.
 
-use outbox_core::{Error, ErrorKind, Finding, Result, Severity, Symptom, TableName};
+use outbox_core::{Declaration, Error, ErrorKind, Finding, Result, Severity, Symptom, TableName};
 use sea_orm::sea_query::Values;
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 
@@ -11,7 +11,7 @@ use crate::row::column;
 use crate::sql::{Kind, bare, create};
 
 /// The version of the tables that this crate works with. It stands in the comment of the table.
-const VERSION: i64 = 1;
+pub(crate) const VERSION: i64 = 1;
 
 const OUTBOX_COLUMNS: &[&str] = &[
     "seq",
@@ -33,6 +33,8 @@ const OUTBOX_COLUMNS: &[&str] = &[
     "history",
 ];
 const OUTBOX_INDEXES: &[&str] = &["ready", "parked", "dead", "done"];
+/// What an ordered table has beside them.
+const ORDERED_INDEXES: &[&str] = &["keys", "held"];
 const INBOX_COLUMNS: &[&str] =
     &["group_name", "message_id", "fingerprint", "metadata", "result", "processed_at"];
 const INBOX_INDEXES: &[&str] = &["processed_at"];
@@ -41,6 +43,29 @@ const INBOX_INDEXES: &[&str] = &["processed_at"];
 struct Found {
     exists: bool,
     version: Option<i64>,
+    /// What stands behind the version.
+    declared: String,
+}
+
+impl Found {
+    fn read(kind: Kind, exists: bool, text: Option<String>) -> Self {
+        let (version, declared) = text.as_deref().map(|text| version(kind, text)).unwrap_or_default();
+        Self { exists, version, declared }
+    }
+
+    /// How the table was made otherwise than it is declared here.
+    fn difference(&self, declared: &Declaration) -> Option<String> {
+        let declared = declared.to_string();
+        if self.declared == declared || self.version.is_none() && self.declared.is_empty() {
+            return None;
+        }
+        let name = |text: &str| if text.is_empty() { "plain".to_owned() } else { format!("\"{text}\"") };
+        Some(format!("declared {} here, but the table was made {}", name(&declared), name(&self.declared)))
+    }
+
+    fn check_declared(&self, table: &TableName, declared: &Declaration) -> Result<()> {
+        self.difference(declared).map_or(Ok(()), |what| Err(schema_error(table, what)))
+    }
 }
 
 pub(crate) async fn migrate(
@@ -48,9 +73,11 @@ pub(crate) async fn migrate(
     dialect: Dialect,
     kind: Kind,
     table: &TableName,
+    declared: &Declaration,
 ) -> Result<()> {
-    if find(db, dialect, kind, table).await?.version == Some(VERSION) {
-        return Ok(());
+    let found = find(db, dialect, kind, table).await?;
+    if found.version == Some(VERSION) {
+        return found.check_declared(table, declared);
     }
     let missing_schema = missing_schema(db, dialect, table).await?;
     transactor(db)
@@ -59,12 +86,14 @@ pub(crate) async fn migrate(
             run(connection, table, lock(dialect)).await?;
             let found = find(connection, dialect, kind, table).await?;
             match found.version {
-                Some(VERSION) => return Ok(()),
+                Some(VERSION) => return found.check_declared(table, declared),
                 Some(version) if version > VERSION => return Err(newer(table, version)),
-                _ if found.exists => first(table, missing_parts(connection, dialect, kind, table).await?)?,
+                _ if found.exists => {
+                    first(table, missing_parts(connection, dialect, kind, table, declared).await?)?
+                }
                 _ => {
                     run(connection, table, &missing_schema).await?;
-                    run(connection, table, &create(kind, dialect, table)).await?;
+                    run(connection, table, &create(kind, dialect, table, declared)).await?;
                 }
             }
             Ok(())
@@ -135,14 +164,18 @@ async fn find(
         }
     };
     let text = rows.first().map(|row| column::<Option<String>>(row, 0)).transpose()?.flatten();
-    Ok(Found { exists: !rows.is_empty(), version: text.and_then(|text| version(kind, &text)) })
+    Ok(Found::read(kind, !rows.is_empty(), text))
 }
 
-/// The number behind `outbox schema version`.
-fn version(kind: Kind, text: &str) -> Option<i64> {
-    let (_, rest) = text.split_once(&format!("{} schema version ", kind.template()))?;
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().ok()
+/// The number behind `outbox schema version`, and what is declared behind it.
+fn version(kind: Kind, text: &str) -> (Option<i64>, String) {
+    let Some((_, rest)) = text.split_once(&format!("{} schema version ", kind.template())) else {
+        return Default::default();
+    };
+    let line = rest.lines().next().unwrap_or_default().trim_end();
+    let n_digits = line.bytes().take_while(u8::is_ascii_digit).count();
+    let (digits, declared) = line.split_at(n_digits);
+    (digits.parse().ok(), declared.strip_prefix(", ").unwrap_or_default().to_owned())
 }
 
 async fn query(
@@ -164,8 +197,9 @@ pub(crate) async fn check(
     dialect: Dialect,
     kind: Kind,
     table: &TableName,
+    declared: &Declaration,
 ) -> Result<()> {
-    first(table, findings(db, dialect, kind, table).await?)
+    first(table, findings(db, dialect, kind, table, declared).await?)
 }
 
 /// The first of what is wrong, as an error.
@@ -182,6 +216,7 @@ pub(crate) async fn findings(
     dialect: Dialect,
     kind: Kind,
     table: &TableName,
+    declared: &Declaration,
 ) -> Result<Vec<Finding>> {
     let found = find(db, dialect, kind, table).await?;
     let wrong = |what: String, advice| vec![Finding::new(Severity::Critical, Symptom::Schema, what, advice)];
@@ -196,7 +231,10 @@ pub(crate) async fn findings(
             format!("schema version {version} < {VERSION} required"),
             "apply the newer schema.sql or call migrate()",
         )),
-        _ => missing_parts(db, dialect, kind, table).await,
+        _ => match found.difference(declared) {
+            Some(what) => Ok(wrong(what, "declare the same in every service")),
+            None => missing_parts(db, dialect, kind, table, declared).await,
+        },
     }
 }
 
@@ -206,6 +244,7 @@ async fn missing_parts(
     dialect: Dialect,
     kind: Kind,
     table: &TableName,
+    declared: &Declaration,
 ) -> Result<Vec<Finding>> {
     let (columns, indexes) = match kind {
         Kind::Outbox => (OUTBOX_COLUMNS, OUTBOX_INDEXES),
@@ -215,7 +254,8 @@ async fn missing_parts(
     let missing = columns.iter().filter(|column| !there.iter().any(|name| name == *column));
     let mut found: Vec<_> = missing.map(|column| missing_column(kind, column)).collect();
     let there = names(connection, dialect, table, Part::Index).await?;
-    let expected = indexes.iter().map(|index| format!("{}_{index}", bare(dialect, table)));
+    let ordered = declared.ordered.map_or(&[][..], |_| ORDERED_INDEXES);
+    let expected = indexes.iter().chain(ordered).map(|index| format!("{}_{index}", bare(dialect, table)));
     found.extend(expected.filter(|index| !there.contains(index)).map(|index| missing_index(&index)));
     Ok(found)
 }

@@ -91,6 +91,7 @@ async fn settle_postgres(table: &OutboxTable, items: &[Item]) -> Result<Vec<Leas
     values.push(items.iter().map(outcome).collect::<Vec<_>>().into());
     values.push(items.iter().map(|item| item.delay).collect::<Vec<_>>().into());
     values.push(items.iter().map(|item| item.error.clone()).collect::<Vec<_>>().into());
+    values.push(table.table()?.keeps_numbers().into());
     change(table, "settle", &sql.settle, &leases, values).await
 }
 
@@ -142,7 +143,8 @@ async fn settle_sqlite(table: &OutboxTable, items: &[Item]) -> Result<Vec<Lease>
         let done: Vec<Lease> = done.iter().map(|item| item.lease).collect();
         let values = done.iter().flat_map(lease_values).collect();
         lost.extend(change_rows(table, "settle", settle_done(table)?, &done, values).await?);
-        let values = kept.iter().flat_map(|item| settlement_values(item)).collect();
+        let values = kept.iter().flat_map(|item| settlement_values(item));
+        let values = values.chain([table.table()?.keeps_numbers().into()]).collect();
         let kept: Vec<Lease> = kept.iter().map(|item| item.lease).collect();
         lost.extend(change_rows(table, "settle", &sql.settle, &kept, values).await?);
     }

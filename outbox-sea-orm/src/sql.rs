@@ -1,9 +1,10 @@
 //! The only place that builds SQL text. A file of `sql/` names its table as a quoted identifier, `"outbox"` or
 //! `"inbox"`; here it becomes the validated name of the real one. Every value is bound.
 
-use outbox_core::TableName;
+use outbox_core::{Declaration, TableName};
 
 use crate::dialect::Dialect;
+use crate::schema::VERSION;
 
 macro_rules! statements {
     ($(#[$doc:meta])* $set:ident of $template:literal in $dialects:tt { $($name:ident),* $(,)? }) => {
@@ -45,11 +46,16 @@ statements! {
     }
 }
 
+statements! {
+    /// The statements of an ordered outbox table, beside the others.
+    OrderedSql of "outbox" in (postgres, sqlite) { claim_ordered, recover_ordered }
+}
+
 #[cfg(feature = "postgres")]
 statements! {
     /// The statements that only PostgreSQL needs: kinds of enqueue, the walk over leases, the wake-up, and what the doctor looks at.
     PostgresSql of "outbox" in (postgres) {
-        enqueue_one, enqueue_repeated, guard, horizon, is_guarded, leases, leave_guard, old_transactions, stand_guard, vacuum,
+        enqueue_one, enqueue_repeated, guard, horizon, is_guarded, leases, leave_guard, old_transactions, parked, stand_guard, vacuum,
         writers,
     }
 }
@@ -89,9 +95,27 @@ impl Kind {
     }
 }
 
-/// The DDL for `table`.
-pub(crate) fn create(kind: Kind, dialect: Dialect, table: &TableName) -> String {
-    name(dialect, table, kind.template(), kind.create(dialect))
+/// What an ordered table has beside the plain one.
+fn create_ordered(dialect: Dialect) -> &'static str {
+    match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => include_str!("sql/postgres/create_ordered.sql"),
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => include_str!("sql/sqlite/create_ordered.sql"),
+    }
+}
+
+/// The DDL for `table`. What is declared of it stands behind its version.
+pub(crate) fn create(kind: Kind, dialect: Dialect, table: &TableName, declared: &Declaration) -> String {
+    let mut text = kind.create(dialect).to_owned();
+    if !declared.is_plain() {
+        let version = format!("{} schema version {VERSION}", kind.template());
+        text = text.replace(&version, &format!("{version}, {declared}"));
+    }
+    if declared.ordered.is_some() {
+        text.push_str(create_ordered(dialect));
+    }
+    name(dialect, table, kind.template(), &text)
 }
 
 /// Undoes [`create`]: also the wake-up's function, which would be in the way of creating the table again.
@@ -175,7 +199,13 @@ mod tests {
 
     #[test]
     fn every_file_is_a_statement_and_every_statement_a_file() {
-        let common = [OutboxSql::NAMES, InboxSql::NAMES, &["create_inbox", "create_outbox"]].concat();
+        let common = [
+            OutboxSql::NAMES,
+            InboxSql::NAMES,
+            OrderedSql::NAMES,
+            &["create_inbox", "create_outbox", "create_ordered"],
+        ]
+        .concat();
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
         assert_eq!(files("sqlite"), set(&common));
         assert_eq!(files("postgres"), set(&[&common[..], PostgresSql::NAMES].concat()));
@@ -186,14 +216,30 @@ mod tests {
         let table = TableName::parse("orders.box").expect("name");
         let sql = OutboxSql::new(Dialect::Postgres, &table);
         assert!(sql.claim.starts_with("UPDATE \"orders\".\"box\" AS m"), "{}", sql.claim);
-        let ddl = create(Kind::Outbox, Dialect::Postgres, &table);
+        let ddl = create(Kind::Outbox, Dialect::Postgres, &table, &Declaration::new());
         assert!(ddl.contains("CREATE INDEX \"box_ready\" ON \"orders\".\"box\""));
         assert!(ddl.contains("EXECUTE FUNCTION \"orders\".\"box_notify\"()"));
         assert!(
             ddl.contains("CREATE TRIGGER \"box_notify\" AFTER INSERT OR UPDATE OF seq ON \"orders\".\"box\"")
         );
         assert!(!ddl.contains("\"outbox"));
-        assert!(create(Kind::Outbox, Dialect::Sqlite, &table).contains("CREATE TABLE \"orders_box\""));
+        let ddl = create(Kind::Outbox, Dialect::Sqlite, &table, &Declaration::new());
+        assert!(ddl.contains("CREATE TABLE \"orders_box\""));
+    }
+
+    #[test]
+    fn the_declaration_stands_behind_the_version() {
+        let table = TableName::parse("orders.box").expect("name");
+        let declared = Declaration::new().ordered(outbox_core::OnDead::Block);
+        for (dialect, index) in [
+            (Dialect::Postgres, "CREATE INDEX \"box_keys\" ON \"orders\".\"box\""),
+            (Dialect::Sqlite, "CREATE INDEX \"orders_box_keys\" ON \"orders_box\""),
+        ] {
+            let ddl = create(Kind::Outbox, dialect, &table, &declared);
+            assert!(ddl.contains("outbox schema version 1, ordered, a dead letter blocks its key"), "{ddl}");
+            assert!(ddl.contains(index), "{ddl}");
+            assert!(!ddl.contains("\"outbox"), "{ddl}");
+        }
     }
 
     #[test]

@@ -8,8 +8,9 @@ use sea_orm::sea_query::Values;
 use uuid::Uuid;
 
 use crate::dialect::Dialect;
-use crate::repository::OutboxTable;
+use crate::repository::{OutboxTable, Table};
 use crate::row::{ClaimedRow, ToDatabase, bury_undecodable, column, from_duration};
+use crate::turns::{keyless_share, next_key};
 
 /// How long a claim loop that finds full batches claims without looking first.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -18,8 +19,14 @@ const PROMOTE_LIMIT: u64 = 1_000;
 /// What `look` says when nothing is parked and nothing leased.
 const NEVER: i64 = 1 << 61;
 
-/// What a claim loop remembers: since when it has found full batches, without looking for anything else.
-struct Streak(Instant);
+/// What a claim loop remembers.
+#[derive(Default)]
+struct Memory {
+    /// Since when it has found full batches, without looking for anything else.
+    full_since: Option<Instant>,
+    /// On an ordered table: the key where the last claim ended.
+    key: String,
+}
 
 /// What one look found.
 struct Look {
@@ -29,90 +36,141 @@ struct Look {
     next: Option<Duration>,
 }
 
+/// One claim in the making.
+struct Claiming<'a> {
+    table: &'a OutboxTable,
+    inner: &'a Table,
+    request: &'a ClaimRequest,
+    memory: Memory,
+    claim: Claim,
+}
+
 /// See [`Repository::claim`](outbox_core::Repository::claim).
 pub(crate) async fn claim(table: &OutboxTable, request: ClaimRequest) -> Result<Claim> {
-    let streak = request.claimer.as_ref().and_then(outbox_core::Claimer::take::<Streak>);
-    let mut claim = Claim::default();
-    if let Some(streak) = streak.filter(|streak| streak.0.elapsed() < LOOK_INTERVAL) {
-        take(table, &request, &mut claim).await?;
-        keep_streak(&request, &claim, streak.0);
-        if !claim.is_empty() {
-            return Ok(claim);
-        }
-    }
-    let looked_at = Instant::now();
-    let found = look(table, &request).await?;
-    claim.next_due_in = found.next;
-    if request.recover && found.is_expired {
-        recover(table, &request, &mut claim).await?;
-        if claim.recovered {
-            return Ok(claim);
-        }
-    }
-    if found.is_due {
-        claim.next_due_in = promote(table).await?;
-    }
-    if found.is_ready || found.is_due {
-        take(table, &request, &mut claim).await?;
-        keep_streak(&request, &claim, looked_at);
-    }
-    if !claim.messages.is_empty() {
-        claim.next_due_in = Some(claim.next_due_in.map_or(request.lease, |next| next.min(request.lease)));
+    let memory = request.claimer.as_ref().and_then(outbox_core::Claimer::take::<Memory>).unwrap_or_default();
+    let inner = table.table()?;
+    let mut claiming = Claiming { table, inner, request: &request, memory, claim: Claim::default() };
+    claiming.run().await?;
+    let Claiming { memory, mut claim, .. } = claiming;
+    claim.ordered = inner.ordered.is_some();
+    if let Some(claimer) = &request.claimer {
+        claimer.put(memory);
     }
     Ok(claim)
 }
 
-fn keep_streak(request: &ClaimRequest, claim: &Claim, since: Instant) {
-    if let Some(claimer) = request.claimer.as_ref().filter(|_| claim.messages.len() >= request.limit) {
-        claimer.put(Streak(since));
+impl Claiming<'_> {
+    async fn run(&mut self) -> Result<()> {
+        if self.memory.full_since.is_some_and(|since| since.elapsed() < LOOK_INTERVAL) {
+            self.take().await?;
+            self.keep_streak(self.memory.full_since);
+            if !self.claim.is_empty() {
+                return Ok(());
+            }
+        }
+        self.take_all().await
     }
-}
 
-async fn look(table: &OutboxTable, request: &ClaimRequest) -> Result<Look> {
-    let sql = &table.table()?.sql.look;
-    let rows = table.query("claim", table.hot()?, sql, Values(vec![topics(request)])).await?;
-    let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))?;
-    let next: i64 = column(row, 3)?;
-    Ok(Look {
-        is_ready: column(row, 0)?,
-        is_due: column(row, 1)?,
-        is_expired: column(row, 2)?,
-        next: (next < NEVER).then(|| from_duration(Dialect::Sqlite, next)),
-    })
-}
+    async fn take_all(&mut self) -> Result<()> {
+        let looked_at = Instant::now();
+        let found = self.look().await?;
+        self.memory.full_since = None;
+        self.claim.next_due_in = found.next;
+        if self.request.recover && found.is_expired {
+            self.recover().await?;
+            if self.claim.recovered {
+                return Ok(());
+            }
+        }
+        if found.is_due {
+            self.claim.next_due_in = self.promote().await?;
+        }
+        if found.is_ready || found.is_due {
+            self.take().await?;
+            self.keep_streak(Some(looked_at));
+        }
+        if !self.claim.messages.is_empty() {
+            let lease = self.request.lease;
+            self.claim.next_due_in = Some(self.claim.next_due_in.map_or(lease, |next| next.min(lease)));
+        }
+        Ok(())
+    }
 
-/// Makes due rows ready; says to come back at once when there may be more.
-async fn promote(table: &OutboxTable) -> Result<Option<Duration>> {
-    let sql = &table.table()?.sql.promote;
-    let values = Values(vec![(PROMOTE_LIMIT as i64).into()]);
-    let _ = table.execute("claim", table.hot()?, sql, values).await?;
-    Ok(Some(Duration::ZERO))
-}
+    fn keep_streak(&mut self, since: Option<Instant>) {
+        self.memory.full_since = since.filter(|_| self.claim.messages.len() >= self.request.limit);
+    }
 
-async fn take(table: &OutboxTable, request: &ClaimRequest, claim: &mut Claim) -> Result<()> {
-    rows(table, &table.table()?.sql.claim, request, claim).await
-}
+    async fn look(&self) -> Result<Look> {
+        let sql = &self.inner.sql.look;
+        let values = Values(vec![topics(self.request)]);
+        let rows = self.table.query("claim", self.table.hot()?, sql, values).await?;
+        let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))?;
+        let next: i64 = column(row, 3)?;
+        Ok(Look {
+            is_ready: column(row, 0)?,
+            is_due: column(row, 1)?,
+            is_expired: column(row, 2)?,
+            next: (next < NEVER).then(|| from_duration(Dialect::Sqlite, next)),
+        })
+    }
 
-async fn recover(table: &OutboxTable, request: &ClaimRequest, claim: &mut Claim) -> Result<()> {
-    let sql = &table.table()?.sql;
-    let limit = request.limit as i64;
-    let values = Values(vec![limit.into(), i64::from(request.max_attempts).into(), topics(request)]);
-    claim.n_dead += table.execute("claim", table.hot()?, &sql.bury, values).await? as usize;
-    rows(table, &sql.recover, request, claim).await?;
-    claim.recovered = !claim.messages.is_empty();
-    Ok(())
-}
+    /// Makes due rows ready; says to come back at once when there may be more.
+    async fn promote(&self) -> Result<Option<Duration>> {
+        let values = Values(vec![(PROMOTE_LIMIT as i64).into(), self.inner.keeps_numbers().into()]);
+        let _ = self.table.execute("claim", self.table.hot()?, &self.inner.sql.promote, values).await?;
+        Ok(Some(Duration::ZERO))
+    }
 
-async fn rows(table: &OutboxTable, sql: &str, request: &ClaimRequest, claim: &mut Claim) -> Result<()> {
-    let token = Uuid::new_v4();
-    let rows = table.query("claim", table.hot()?, sql, claim_values(request, token)).await?;
-    let decode = |row| ClaimedRow::decode(Dialect::Sqlite, row, token);
-    let mut rows: Vec<ClaimedRow> = rows.iter().map(decode).collect::<Result<_>>()?;
-    rows.sort_unstable_by_key(ClaimedRow::locator);
-    let (messages, n_dead) = bury_undecodable(table, rows).await?;
-    claim.messages = messages;
-    claim.n_dead += n_dead;
-    Ok(())
+    async fn take(&mut self) -> Result<()> {
+        let token = Uuid::new_v4();
+        let Some(ordered) = &self.inner.ordered else {
+            let rows = self.rows(&self.inner.sql.claim, token, Vec::new()).await?;
+            return self.add(rows).await;
+        };
+        let share = keyless_share(self.request.limit, token);
+        let turn = vec![self.memory.key.as_str().into(), ordered.blocks.into(), share.into()];
+        let rows = self.rows(&ordered.sql.claim_ordered, token, turn).await?;
+        if let Some(key) = next_key(&self.memory.key, &rows) {
+            self.memory.key = key;
+        }
+        self.add(rows).await
+    }
+
+    /// Buries expired messages that are out of attempts and claims a group of the others.
+    async fn recover(&mut self) -> Result<()> {
+        let (limit, max_attempts) = (self.request.limit as i64, i64::from(self.request.max_attempts));
+        let values = Values(vec![limit.into(), max_attempts.into(), topics(self.request)]);
+        let sql = &self.inner.sql.bury;
+        self.claim.n_dead += self.table.execute("claim", self.table.hot()?, sql, values).await? as usize;
+        let token = Uuid::new_v4();
+        let rows = match &self.inner.ordered {
+            None => self.rows(&self.inner.sql.recover, token, Vec::new()).await?,
+            Some(ordered) => {
+                self.rows(&ordered.sql.recover_ordered, token, vec![ordered.blocks.into()]).await?
+            }
+        };
+        self.add(rows).await?;
+        self.claim.recovered = !self.claim.messages.is_empty();
+        Ok(())
+    }
+
+    /// Runs a claim whose statement has `rest` behind the parameters that all have.
+    async fn rows(&self, sql: &str, token: Uuid, rest: Vec<Value>) -> Result<Vec<ClaimedRow>> {
+        let mut values = claim_values(self.request, token);
+        values.0.extend(rest);
+        let rows = self.table.query("claim", self.table.hot()?, sql, values).await?;
+        let decode = |row| ClaimedRow::decode(Dialect::Sqlite, row, token);
+        let mut rows: Vec<ClaimedRow> = rows.iter().map(decode).collect::<Result<_>>()?;
+        rows.sort_unstable_by_key(ClaimedRow::locator);
+        Ok(rows)
+    }
+
+    async fn add(&mut self, rows: Vec<ClaimedRow>) -> Result<()> {
+        let (messages, n_dead) = bury_undecodable(self.table, rows).await?;
+        self.claim.messages = messages;
+        self.claim.n_dead += n_dead;
+        Ok(())
+    }
 }
 
 fn claim_values(request: &ClaimRequest, token: Uuid) -> Values {

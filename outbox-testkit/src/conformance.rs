@@ -64,6 +64,7 @@ impl<H> fmt::Debug for Case<H> {
 ///
 /// * `repository` needs [`Harness`](crate::Harness),
 /// * `operations` needs [`OperationsHarness`](crate::OperationsHarness) as well,
+/// * `ordered` needs [`DeclaredHarness`](crate::DeclaredHarness) as well,
 /// * `processed` needs [`ProcessedHarness`](crate::ProcessedHarness) as well,
 /// * `inspect` needs a repository that is [`Inspect`](outbox_core::Inspect).
 ///
@@ -337,6 +338,38 @@ macro_rules! __cases {
                 listing_claims_nothing
                 impossible_limit_is_refused
                 foreign_transaction_is_refused;
+        }
+    };
+    (ordered => $callback:ident, $harness:ty) => {
+        $crate::$callback! { $harness,
+            ordered:
+                claim_says_that_it_is_ordered
+                claimed_message_holds_those_behind_it
+                run_of_a_key_comes_in_order
+                keys_run_side_by_side
+                messages_without_a_key_hold_nobody
+                claims_of_one_message_find_everything
+                retried_message_keeps_its_place
+                released_rest_of_a_run_keeps_its_place
+                released_message_keeps_its_place
+                released_message_without_a_key_is_a_new_arrival
+                delayed_message_holds_those_behind_it
+                unserved_topic_holds_its_key
+                byte_limit_keeps_the_order
+                expired_lease_holds_those_behind_it
+                lost_run_is_recovered_in_order
+                lost_rest_of_a_run_waits_for_its_turn
+                dead_letter_lets_its_key_go_on
+                redriven_message_comes_last
+                dead_letter_blocks_its_key
+                discarding_the_head_unblocks_its_key
+                redriving_the_head_keeps_its_place
+                message_out_of_attempts_blocks_its_run
+                undecodable_row_follows_the_policy
+                backlog_of_a_key_hides_no_other
+                loop_reaches_every_key
+                order_and_turns_by_header_are_refused
+                order_survives_any_interleaving;
         }
     };
     (processed => $callback:ident, $harness:ty) => {

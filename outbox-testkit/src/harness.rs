@@ -5,7 +5,9 @@ use std::future::{Future, ready};
 use std::io::{Write, stderr};
 use std::time::Duration;
 
-use outbox_core::{Inspect, MessageId, Operations, ProcessedStore, Repository, Transactions, Wakeup};
+use outbox_core::{
+    Declaration, Inspect, MessageId, Operations, ProcessedStore, Repository, Transactions, Wakeup,
+};
 
 use crate::server;
 
@@ -103,6 +105,12 @@ pub trait OperationsHarness: Harness {
 pub trait InspectHarness: Harness<Repository: Inspect> {}
 
 impl<H: Harness<Repository: Inspect>> InspectHarness for H {}
+
+/// A harness whose tables can be declared ordered or fair.
+pub trait DeclaredHarness: OperationsHarness {
+    /// Another empty table, of this declaration.
+    fn declared(&self, declaration: Declaration) -> impl Future<Output = Self> + Send;
+}
 
 /// A harness whose backend also has a [`ProcessedStore`] that works in the repository's transactions.
 pub trait ProcessedHarness: Harness {

@@ -89,7 +89,8 @@ pub use delivery::{Accepting, Delivery, Failure, Recorder, drain};
 pub use expected::Expected;
 #[cfg(feature = "conformance")]
 pub use harness::{
-    Capabilities, Corruption, Harness, InspectHarness, OperationsHarness, ProcessedHarness, Skip,
+    Capabilities, Corruption, DeclaredHarness, Harness, InspectHarness, OperationsHarness, ProcessedHarness,
+    Skip,
 };
 #[cfg(feature = "conformance")]
 pub use model::{find_difference, model};

@@ -3,7 +3,7 @@
 mod postgres {
     use crate::harness::Postgres;
 
-    outbox_testkit::conformance!(Postgres: repository, operations, processed, inspect);
+    outbox_testkit::conformance!(Postgres: repository, operations, ordered, processed, inspect);
 
     #[test]
     fn random_sequences_agree_with_the_reference() {
@@ -11,10 +11,23 @@ mod postgres {
     }
 }
 
+/// What holds for every table holds for an ordered one.
+mod postgres_ordered {
+    use crate::harness::OrderedPostgres;
+
+    outbox_testkit::conformance!(OrderedPostgres: repository, operations);
+}
+
+mod sqlite_ordered {
+    use crate::harness::OrderedSqlite;
+
+    outbox_testkit::conformance!(OrderedSqlite: repository, operations);
+}
+
 mod sqlite {
     use crate::harness::Sqlite;
 
-    outbox_testkit::conformance!(Sqlite: repository, operations, processed, inspect);
+    outbox_testkit::conformance!(Sqlite: repository, operations, ordered, processed, inspect);
 
     #[test]
     fn random_sequences_agree_with_the_reference() {

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use outbox_core::{MessageId, Retention, TableName};
+use outbox_core::{Declaration, MessageId, OnDead, Retention, TableName};
 use outbox_sea_orm::{OutboxTable, ProcessedTable};
-use outbox_testkit::{Capabilities, Corruption, Harness, OperationsHarness, ProcessedHarness, Skip};
+use outbox_testkit::{
+    Capabilities, Corruption, DeclaredHarness, Harness, OperationsHarness, ProcessedHarness, Skip,
+};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 use uuid::Uuid;
 
@@ -16,10 +18,10 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    async fn create(db: DatabaseConnection, schema: &str) -> Self {
+    async fn create(db: DatabaseConnection, schema: &str, declaration: Declaration) -> Self {
         crate::support::watch_log();
         let name = |table| TableName::parse(&format!("{schema}.{table}")).expect("name");
-        let outbox = OutboxTable::new(&db, name("outbox"));
+        let outbox = OutboxTable::new(&db, name("outbox")).declared(declaration);
         let inbox = ProcessedTable::new(&db, name("inbox"));
         outbox.migrate().await.expect("migrate the outbox");
         inbox.migrate().await.expect("migrate the inbox");
@@ -62,6 +64,16 @@ impl Postgres {
     pub(crate) fn name(&self, table: &str) -> TableName {
         TableName::parse(&format!("{}.{table}", self.schema)).expect("name")
     }
+
+    async fn with(declaration: Declaration) -> Result<Self, Skip> {
+        let server = outbox_testkit::server::postgres().await?;
+        let mut options = ConnectOptions::new(server.url());
+        options.max_connections(12);
+        let db = Database::connect(options).await.expect("connect");
+        let schema = format!("t_{}", Uuid::new_v4().simple());
+        let tables = Tables::create(db, &schema, declaration).await;
+        Ok(Self { tables, schema })
+    }
 }
 
 impl Harness for Postgres {
@@ -69,13 +81,7 @@ impl Harness for Postgres {
     type Repository = OutboxTable;
 
     async fn start() -> Result<Self, Skip> {
-        let server = outbox_testkit::server::postgres().await?;
-        let mut options = ConnectOptions::new(server.url());
-        options.max_connections(12);
-        let db = Database::connect(options).await.expect("connect");
-        let schema = format!("t_{}", Uuid::new_v4().simple());
-        let tables = Tables::create(db, &schema).await;
-        Ok(Self { tables, schema })
+        Self::with(Declaration::new()).await
     }
 
     fn repository(&self) -> &OutboxTable {
@@ -113,11 +119,8 @@ pub(crate) struct Sqlite {
     _folder: tempfile::TempDir,
 }
 
-impl Harness for Sqlite {
-    const NAME: &'static str = "sqlite";
-    type Repository = OutboxTable;
-
-    async fn start() -> Result<Self, Skip> {
+impl Sqlite {
+    async fn with(declaration: Declaration) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let mut options =
             ConnectOptions::new(format!("sqlite://{}/test.db?mode=rwc", folder.path().display()));
@@ -129,7 +132,16 @@ impl Harness for Sqlite {
                 .busy_timeout(Duration::from_secs(20))
         });
         let db = Database::connect(options).await.expect("connect");
-        Ok(Self { tables: Tables::create(db, "t").await, _folder: folder })
+        Self { tables: Tables::create(db, "t", declaration).await, _folder: folder }
+    }
+}
+
+impl Harness for Sqlite {
+    const NAME: &'static str = "sqlite";
+    type Repository = OutboxTable;
+
+    async fn start() -> Result<Self, Skip> {
+        Ok(Self::with(Declaration::new()).await)
     }
 
     fn repository(&self) -> &OutboxTable {
@@ -195,3 +207,65 @@ impl ProcessedHarness for Sqlite {
         &self.tables.inbox
     }
 }
+
+impl DeclaredHarness for Postgres {
+    async fn declared(&self, declaration: Declaration) -> Self {
+        Self::with(declaration).await.expect("the server is there")
+    }
+}
+
+impl DeclaredHarness for Sqlite {
+    async fn declared(&self, declaration: Declaration) -> Self {
+        Self::with(declaration).await
+    }
+}
+
+/// The same harness over an ordered table, where a dead letter blocks its key.
+macro_rules! ordered {
+    ($ordered:ident over $plain:ident) => {
+        pub(crate) struct $ordered($plain);
+
+        impl Harness for $ordered {
+            const NAME: &'static str = $plain::NAME;
+            type Repository = OutboxTable;
+
+            async fn start() -> Result<Self, Skip> {
+                let plain = $plain::start().await?;
+                let ordered = plain.declared(Declaration::new().ordered(OnDead::Block)).await;
+                plain.finish().await;
+                Ok(Self(ordered))
+            }
+
+            fn repository(&self) -> &OutboxTable {
+                self.0.repository()
+            }
+
+            async fn advance(&self, by: Duration) {
+                self.0.advance(by).await;
+            }
+
+            fn capabilities(&self) -> Capabilities {
+                self.0.capabilities()
+            }
+
+            async fn corrupt(&self, id: MessageId, corruption: Corruption) -> bool {
+                self.0.corrupt(id, corruption).await
+            }
+
+            async fn finish(self) {
+                self.0.finish().await;
+            }
+        }
+
+        impl OperationsHarness for $ordered {
+            type Operations = OutboxTable;
+
+            fn operations(&self) -> &OutboxTable {
+                self.0.operations()
+            }
+        }
+    };
+}
+
+ordered! { OrderedPostgres over Postgres }
+ordered! { OrderedSqlite over Sqlite }

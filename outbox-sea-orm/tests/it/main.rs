@@ -6,6 +6,7 @@ mod faults;
 mod harness;
 mod input;
 mod operations;
+mod ordered;
 mod plans;
 mod roles;
 mod schema;

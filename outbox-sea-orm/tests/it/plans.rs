@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Claimed, Claimer, Draft, ErrorKind, Operations, Outcome, Repository, Settled,
-    Settlement,
+    Claim, ClaimRequest, Claimed, Claimer, Draft, ErrorKind, OnDead, Operations, Outcome, Repository,
+    Settled, Settlement,
 };
 use outbox_sea_orm::OutboxTable;
 use sea_orm::{ConnectionTrait, TransactionTrait};
@@ -376,6 +376,45 @@ async fn claim_within_limits(site: &Site, outbox: &OutboxTable, case: &str) {
     let recovered = outbox.claim(request(10).with_max_attempts(3)).await.expect("claim");
     assert_eq!((recovered.messages.len(), recovered.recovered), (8, true), "{case}: a group of eight");
     site.execute(&format!("DELETE FROM {} WHERE lease IS NOT NULL", site.sql_name("outbox"))).await;
+}
+
+/// 20,000 rows of a key whose first is held, and a row of each of 100 other keys.
+async fn a_backlog_of_a_key_costs_a_claim_nothing(site: &Site, log: &Log) {
+    let db = site.connect(Pool { settings: EXPLAIN, ..Pool::of(2) }).await;
+    let outbox = OutboxTable::new(&db, site.name("ordered")).ordered(OnDead::Block);
+    outbox.migrate().await.expect("migrate");
+    assert!(outbox.claim(request(100)).await.expect("claim").is_empty(), "the plans are made now, and kept");
+    let table = site.sql_name("ordered");
+    let insert = async |key: &str, n: usize| {
+        site.execute(&format!(
+            "INSERT INTO {table} (id, topic, key, payload)
+             SELECT gen_random_uuid(), 't', {key}, convert_to(repeat('x', 200), 'UTF8') FROM generate_series(1, {n}) AS n"
+        ))
+        .await
+    };
+    insert("'m'", 20_000).await;
+    let claimer = Claimer::new();
+    let claim =
+        async |limit| outbox.claim(request(limit).with_claimer(claimer.clone())).await.expect("claim");
+    assert_eq!(claim(1).await.messages.len(), 1);
+    insert("(n * 7919 % 100)::text || 'n'", 100).await;
+    log.take();
+    assert_eq!(claim(50).await.messages.len(), 50);
+    let plans: Vec<_> =
+        log.take().split("sqlx::postgres::notice: duration: ").skip(1).map(str::to_owned).collect();
+    let plan = plans.iter().find(|text| text.contains("is_stopped")).expect("the plan of the claim");
+    let plan =
+        Plan { text: plan.replace("on ordered", "on outbox").replace("using ordered_", "using outbox_") };
+    plan.assert_walks_an_index("ordered");
+    assert!(plan.n_pages() < 2_500, "{} pages in\n{}", plan.n_pages(), plan.text);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_of_a_key_costs_a_claim_nothing_on_postgres() {
+    run_logged("plans::a_backlog_of_a_key_costs_a_claim_nothing_on_postgres", async |site, log| {
+        a_backlog_of_a_key_costs_a_claim_nothing(site, log).await;
+    })
+    .await;
 }
 
 async fn no_claim_promotes_more_than_its_share(site: &Site) {

@@ -9,6 +9,7 @@ pub mod extend;
 pub mod input;
 pub mod inspect;
 pub mod operations;
+pub mod ordered;
 pub mod processed;
 pub mod recovery;
 pub mod retention;

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use outbox_core::{MemoryRepository, Retention};
-use outbox_testkit::{Capabilities, Harness, OperationsHarness, ProcessedHarness, Skip, cases, conformance};
+use outbox_core::{Declaration, MemoryRepository, Retention};
+use outbox_testkit::{
+    Capabilities, DeclaredHarness, Harness, OperationsHarness, ProcessedHarness, Skip, cases, conformance,
+};
 
 pub(crate) struct Memory(MemoryRepository);
 
@@ -40,6 +42,12 @@ impl OperationsHarness for Memory {
     }
 }
 
+impl DeclaredHarness for Memory {
+    async fn declared(&self, declaration: Declaration) -> Self {
+        Self(MemoryRepository::new().declared(declaration))
+    }
+}
+
 impl ProcessedHarness for Memory {
     type Processed = MemoryRepository;
 
@@ -48,12 +56,14 @@ impl ProcessedHarness for Memory {
     }
 }
 
-conformance!(Memory: repository, operations, processed, inspect);
+conformance!(Memory: repository, operations, ordered, processed, inspect);
 
 #[test]
 fn every_case_is_listed_once() {
-    let mut names: Vec<_> =
-        cases!(Memory: repository, operations, processed, inspect).iter().map(|case| case.name()).collect();
+    let mut names: Vec<_> = cases!(Memory: repository, operations, ordered, processed, inspect)
+        .iter()
+        .map(|case| case.name())
+        .collect();
     let n = names.len();
     names.sort_unstable();
     names.dedup();

@@ -1,7 +1,7 @@
 -- The filter: $1 topic, $2 key, $3 part of the error, $4 least and $5 greatest age in microseconds, each may be NULL;
--- $6 limit. As redrive, in the order of the numbers. Index: outbox_dead.
+-- $6 limit, $7 whether rows with a key keep their number. As redrive, in the order of the numbers. Index: outbox_dead.
 UPDATE "outbox" AS m
-   SET state = 0, seq = d.fresh, attempts = 0, dead_at = NULL, lease = NULL, leased_until = NULL, available_at = clock_timestamp()
+   SET state = 0, seq = CASE WHEN $7 AND m.key IS NOT NULL THEN m.seq ELSE d.fresh END, attempts = 0, dead_at = NULL, lease = NULL, leased_until = NULL, available_at = clock_timestamp()
   FROM (SELECT p.ctid, nextval((SELECT pg_get_serial_sequence('"outbox"', 'seq'))::regclass) AS fresh
           FROM (SELECT ctid FROM "outbox"
                  WHERE state = 2

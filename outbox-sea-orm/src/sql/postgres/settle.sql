@@ -1,6 +1,6 @@
 -- $1 numbers, $2 tokens, $3 outcomes (0 done, 1 retry, 2 dead, 3 release, 4 done and kept), $4 delays in microseconds, $5 errors;
--- sorted by number. Answers as settle_done. A release draws a new number, in this statement: the marks of claimers
--- rely on it.
+-- sorted by number; $6 whether rows with a key keep their number. Answers as settle_done. A release draws a new number
+-- otherwise, in this statement: the marks of claimers rely on it.
 WITH input AS (SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::smallint[], $4::bigint[], $5::text[])
                  WITH ORDINALITY AS i (seq, token, outcome, delay, error, position)),
      kept AS (SELECT o.*, CASE o.outcome WHEN 3 THEN nextval((SELECT pg_get_serial_sequence('"outbox"', 'seq'))::regclass) ELSE o.seq END AS fresh
@@ -10,7 +10,7 @@ WITH input AS (SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::smallint[], $4
               RETURNING i.seq, i.token),
      changed AS (UPDATE "outbox" AS m
                     SET state = CASE k.outcome WHEN 1 THEN 1 WHEN 2 THEN 2 WHEN 4 THEN 3 ELSE 0 END,
-                        seq = k.fresh,
+                        seq = CASE WHEN $6 AND m.key IS NOT NULL THEN m.seq ELSE k.fresh END,
                         available_at = CASE k.outcome WHEN 1 THEN clock_timestamp() + k.delay * interval '1 microsecond' ELSE m.available_at END,
                         attempts = CASE k.outcome WHEN 3 THEN greatest(m.attempts - 1, 0) ELSE m.attempts END,
                         last_error = CASE WHEN k.outcome IN (1, 2) THEN k.error ELSE m.last_error END,
