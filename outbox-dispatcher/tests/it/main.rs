@@ -6,6 +6,7 @@ mod failures;
 mod leases;
 mod limits;
 mod observing;
+mod order;
 mod schedules;
 mod status;
 mod stopping;

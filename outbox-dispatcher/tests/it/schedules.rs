@@ -126,6 +126,10 @@ async fn schedule(seed: u64, faults: Faults) {
     if random.random_bool(0.5) {
         store = store.with_hints();
     }
+    let is_ordered = random.random_bool(0.5);
+    if is_ordered {
+        store = store.ordered();
+    }
     let n = random.random_range(1..40);
     let book = Book::default();
     let backoff = Backoff::default().with_base(milliseconds(100)).with_jitter(Jitter::Full);
@@ -172,6 +176,16 @@ async fn schedule(seed: u64, faults: Faults) {
         }
     }
     check(&store, &book, n, &config, faults, report).await;
+    if is_ordered && faults == Faults::None {
+        check_order(&book);
+    }
+}
+
+/// Also where some of a key were tried several times or are dead.
+fn check_order(book: &Book) {
+    for (key, numbers) in &book.lock().expect("book").delivered {
+        assert!(key.is_empty() || numbers.is_sorted(), "key {key}: {numbers:?}");
+    }
 }
 
 async fn check(

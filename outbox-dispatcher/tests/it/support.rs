@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use outbox_core::{
     Claim, ClaimRequest, Context, DeadLetterQuery, Draft, Error, ErrorKind, Lease, Listener,
-    MemoryRepository, MessageId, Operations, Readiness, Repository, Result, Settled, Settlement, Transactor,
-    Wakeup,
+    MemoryRepository, MessageId, OnDead, Operations, Readiness, Repository, Result, Settled, Settlement,
+    Transactor, Wakeup,
 };
 use outbox_dispatcher::{
     Backoff, CancellationToken, Config, Dispatcher, Event, HandlerError, HandlerResult, Jitter, Message,
@@ -66,6 +66,8 @@ pub(crate) struct State {
     pub(crate) claims: Vec<Claimed>,
     /// No claim finds anything after so many.
     pub(crate) max_claims: Option<usize>,
+    /// Says that it is ordered, and is not.
+    pub(crate) says_ordered: bool,
     /// The payloads of messages whose leases are lost at the next renewal.
     pub(crate) loses: Vec<String>,
     payloads: HashMap<MessageId, String>,
@@ -94,6 +96,12 @@ impl Store {
 
     pub(crate) fn with_hints(self) -> Self {
         self.state().has_hints = true;
+        self
+    }
+
+    /// On a table that is declared ordered.
+    pub(crate) fn ordered(mut self) -> Self {
+        self.memory = self.memory.ordered(OnDead::Continue);
         self
     }
 
@@ -228,6 +236,7 @@ impl Repository for Store {
             return self.leave("claim", Claim::default());
         }
         let mut claim = self.memory.claim(request).await?;
+        claim.ordered |= self.state().says_ordered;
         let payloads = claim.messages.iter().map(|outbox_core::Claimed { message, .. }| {
             (message.id, String::from_utf8_lossy(&message.payload).into_owned())
         });
