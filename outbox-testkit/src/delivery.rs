@@ -233,7 +233,8 @@ impl<H: Handler> Handler for Recorder<H> {
 #[cfg(test)]
 mod tests {
     use outbox_core::{
-        DeadLetterQuery, Draft, HandlerResultExt, MemoryRepository, Operations, Transactor, handler_fn,
+        DeadLetterQuery, Draft, HandlerResultExt, MemoryRepository, OnDead, Operations, Transactor,
+        handler_fn,
     };
 
     use super::*;
@@ -301,6 +302,20 @@ mod tests {
         assert_eq!(topics(&deliveries), ["fine", "unavailable"]);
         let total = outbox.stats().await.expect("stats").total();
         assert_eq!((total.n_due, total.n_claimed, total.highest_attempt), (2, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn behind_a_failed_message_of_an_ordered_table_its_key_waits() {
+        let outbox = MemoryRepository::new().ordered(OnDead::Block);
+        let drafts = [("retry", "a"), ("fine", "a"), ("fine", "b")];
+        enqueue(&outbox, drafts.map(|(topic, key)| Draft::new(topic, "").key(key)).into()).await;
+        let keys = |deliveries: &[Delivery]| -> String {
+            deliveries.iter().filter_map(|delivery| delivery.message.key.clone()).collect()
+        };
+        assert_eq!(keys(&drain(&outbox, &obeying()).await.expect("drain")), "ab");
+        outbox.advance(RETRY_AFTER);
+        let again = drain(&outbox, &Recorder::new()).await.expect("drain");
+        assert_eq!((keys(&again), topics(&again)), ("aa".into(), vec!["retry", "fine"]));
     }
 
     #[tokio::test]
