@@ -11,6 +11,7 @@ mod low_rate;
 mod neighbours;
 mod part;
 mod plans;
+mod relaxed;
 mod retries;
 pub(crate) mod rss;
 mod wakeup;
@@ -23,7 +24,7 @@ use crate::report::Line;
 use crate::site::{Kind, Site};
 
 /// Every scenario, in the order in which `all` runs them, and whether SQLite has it too unless asked for.
-pub(crate) const ALL: [(&str, bool); 21] = [
+pub(crate) const ALL: [(&str, bool); 22] = [
     ("enqueue_single", true),
     ("enqueue_batch", true),
     ("drain", true),
@@ -38,6 +39,7 @@ pub(crate) const ALL: [(&str, bool); 21] = [
     ("held_snapshot", false),
     ("held_snapshot_stream", false),
     ("late_commit", false),
+    ("relaxed_commit", false),
     ("retries", true),
     ("parked", false),
     ("unserved", false),
@@ -69,6 +71,7 @@ pub(crate) async fn run(name: &str, site: &Site, options: &Options) -> Result<Li
         "held_snapshot" => held_snapshot::drain(site, options).await,
         "held_snapshot_stream" => held_snapshot::stream(site, options).await,
         "late_commit" => late_commit::run(site, options).await,
+        "relaxed_commit" => relaxed::run(site, options).await,
         "retries" => retries::run(site, options).await,
         "parked" => neighbours::among(site, options, Neighbours::Parked).await,
         "unserved" => neighbours::among(site, options, Neighbours::Unserved).await,

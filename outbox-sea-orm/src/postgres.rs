@@ -51,11 +51,12 @@ const SETTINGS: [(&str, &str); 7] = [
 pub(crate) struct Own {
     pub(crate) sql: PostgresSql,
     pool: OnceLock<DatabaseConnection>,
+    relaxed: OnceLock<DatabaseConnection>,
 }
 
 impl Own {
     pub(crate) fn new(dialect: Dialect, table: &TableName) -> Self {
-        Self { sql: PostgresSql::new(dialect, table), pool: OnceLock::new() }
+        Self { sql: PostgresSql::new(dialect, table), pool: OnceLock::new(), relaxed: OnceLock::new() }
     }
 
     /// `None` on another database and with a shared pool.
@@ -64,20 +65,25 @@ impl Own {
         if table.has_shared_pool() {
             return Ok(None);
         }
-        Ok(Some(self.pool.get_or_init(|| open(&table.db))))
+        let is_relaxed = table.has_relaxed_commit();
+        let pool = if is_relaxed { &self.relaxed } else { &self.pool };
+        Ok(Some(pool.get_or_init(|| open(&table.db, is_relaxed))))
     }
 }
 
 /// A pool with the options of `db` and our settings; connects when it is first used. An idle connection is not
 /// tested before it is used: that would cost a round trip each time, and one that broke is reported as
 /// unavailable, which is retried.
-fn open(db: &DatabaseConnection) -> DatabaseConnection {
-    let options = (*db.get_postgres_connection_pool().connect_options()).clone();
+fn open(db: &DatabaseConnection, is_relaxed: bool) -> DatabaseConnection {
+    let mut options = (*db.get_postgres_connection_pool().connect_options()).clone().options(SETTINGS);
+    if is_relaxed {
+        options = options.options([("synchronous_commit", "off")]);
+    }
     let pool = PgPoolOptions::new()
         .max_connections(MAX_CONNECTIONS)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
-        .connect_lazy_with(options.options(SETTINGS).disable_statement_logging());
+        .connect_lazy_with(options.disable_statement_logging());
     SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
 }
 

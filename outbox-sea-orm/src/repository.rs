@@ -32,6 +32,7 @@ pub struct OutboxTable {
     declared: Declaration,
     table: Arc<Result<Table>>,
     shared_pool: bool,
+    relaxed_commit: bool,
 }
 
 /// What is computed once for a table.
@@ -97,6 +98,7 @@ impl OutboxTable {
             declared,
             table,
             shared_pool: false,
+            relaxed_commit: false,
         }
     }
 
@@ -144,6 +146,19 @@ impl OutboxTable {
     #[must_use]
     pub fn with_shared_pool(mut self) -> Self {
         self.shared_pool = true;
+        self
+    }
+
+    /// Does not wait until claims, settlements and extensions are on PostgreSQL's disk (`synchronous_commit = off` on the
+    /// connections of its own; none with [`with_shared_pool`](Self::with_shared_pool), none on other databases).
+    ///
+    /// Nothing is lost: a message whose enqueue has committed stays. When the server, not this process, crashes, the
+    /// claims and settlements of its last moments (three times `wal_writer_delay`, 0.6 s by default) may be undone: their
+    /// messages are delivered again, an attempt or a dead letter of that time is forgotten. Enqueueing is not affected.
+    /// docs/storage.md has the gain.
+    #[must_use]
+    pub fn with_relaxed_commit(mut self) -> Self {
+        self.relaxed_commit = true;
         self
     }
 
@@ -237,6 +252,11 @@ impl OutboxTable {
     #[cfg(feature = "postgres")]
     pub(crate) fn has_shared_pool(&self) -> bool {
         self.shared_pool
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(crate) fn has_relaxed_commit(&self) -> bool {
+        self.relaxed_commit
     }
 
     pub(crate) fn require_same_backend(&self, connection: &impl ConnectionTrait) -> Result<()> {

@@ -334,6 +334,32 @@ async fn a_claim_is_a_heap_only_update(site: &Site) {
     assert!(hot * 10 >= all * 9, "{hot} of {all}");
 }
 
+/// What `synchronous_commit` was for each kind of statement.
+async fn only_a_relaxed_table_does_not_wait_for_the_disk(site: &Site) {
+    let [table, seen] = ["outbox", "seen"].map(|name| site.sql_name(name));
+    site.execute(&format!(
+        "CREATE TABLE {seen} (command text, setting text);
+         CREATE FUNCTION {seen}() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+           INSERT INTO {seen} VALUES (TG_OP, current_setting('synchronous_commit'));
+           RETURN NULL;
+         END $$;
+         CREATE TRIGGER seen AFTER INSERT OR UPDATE OR DELETE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {seen}()"
+    ))
+    .await;
+    let relaxed = site.outbox.clone().with_relaxed_commit();
+    for (outbox, expected) in
+        [(&site.outbox, "DELETE on, INSERT on, UPDATE on"), (&relaxed, "DELETE off, INSERT on, UPDATE off")]
+    {
+        outbox.enqueue_autocommit(Draft::new("t", "")).await.expect("enqueue");
+        let claim = outbox.claim(request(1)).await.expect("claim");
+        settle_all(outbox, &claim, Outcome::Done).await;
+        let read = format!("SELECT string_agg(DISTINCT command || ' ' || setting, ', ') FROM {seen}");
+        assert_eq!(site.value::<String>(&read).await, expected);
+        site.execute(&format!("DELETE FROM {seen}")).await;
+    }
+}
+
 /// Plans that nobody would choose.
 const FORCED: [&[(&str, &str)]; 7] = [
     &[],
@@ -431,4 +457,4 @@ async fn no_claim_promotes_more_than_its_share(site: &Site) {
     }
 }
 
-on_postgres! { a_claim_is_a_heap_only_update, no_plan_exceeds_the_limit, no_claim_promotes_more_than_its_share }
+on_postgres! { only_a_relaxed_table_does_not_wait_for_the_disk, a_claim_is_a_heap_only_update, no_plan_exceeds_the_limit, no_claim_promotes_more_than_its_share }
