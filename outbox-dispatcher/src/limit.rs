@@ -106,7 +106,7 @@ impl Rate {
         Self { messages, per, burst: None }
     }
 
-    /// Sets [`burst`](Self::burst).
+    /// Sets [`burst`](field@Self::burst).
     #[must_use]
     pub fn with_burst(mut self, burst: impl Into<Option<u32>>) -> Self {
         self.burst = burst.into();
