@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use outbox_core::{Context, Error, ErrorKind, Result, Transactions, Transactor};
 use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel,
+    QueryResult, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
 };
+use tokio::sync::Mutex;
 
 use crate::error::from_commit;
+use crate::shield;
 
 /// Runs closures in a transaction of `db` that travels on the context; short for
 /// `Transactor::over(SeaOrm::new(db))`.
@@ -34,6 +36,9 @@ pub fn transactor(db: &DatabaseConnection) -> Transactor<SeaOrm> {
 }
 
 /// A SeaORM connection that puts its transactions on a [`Context`].
+///
+/// On MySQL and MariaDB a transaction is READ COMMITTED as on PostgreSQL, not REPEATABLE READ, whose gap locks make
+/// producers and consumers wait for each other and deadlock.
 ///
 /// # Cancel safety
 /// Dropping `begin`, `commit` or `rollback` is safe although it is not in SeaORM itself: each runs in a task of
@@ -74,7 +79,7 @@ impl Transactions for SeaOrm {
 
     async fn rollback(&self, cx: Context) -> Result<()> {
         let transaction = take(cx, "rollback")?;
-        let rolled_back = tokio::spawn(transaction.inner.rollback()).await;
+        let rolled_back = tokio::spawn(transaction.rollback()).await;
         rolled_back
             .map_err(|error| Error::new(ErrorKind::Unavailable, "rollback").with_source(error))?
             .map_err(|error| crate::error::from_db("rollback", &"the connection", error))
@@ -83,7 +88,8 @@ impl Transactions for SeaOrm {
 
 fn options(backend: DbBackend) -> TransactionOptions {
     let mode = (backend == DbBackend::Sqlite).then_some(SqliteTransactionMode::Immediate);
-    TransactionOptions { sqlite_transaction_mode: mode, ..Default::default() }
+    let isolation_level = (backend == DbBackend::MySql).then_some(IsolationLevel::ReadCommitted);
+    TransactionOptions { sqlite_transaction_mode: mode, isolation_level, ..Default::default() }
 }
 
 /// Takes the transaction off the context; the last clone of the context must be this one.
@@ -94,29 +100,70 @@ fn take(cx: Context, operation: &'static str) -> Result<Transaction> {
 
 /// An open transaction that remembers whether one of its statements failed.
 ///
-/// PostgreSQL answers the COMMIT of a failed transaction with a ROLLBACK, and SeaORM reports success. This one
-/// makes the commit fail with [`TransactionDoomed`](ErrorKind::TransactionDoomed) instead. It has no `begin`
-/// on purpose: use [`SeaOrmContext::savepoint`].
+/// PostgreSQL answers the COMMIT of a failed transaction with a ROLLBACK, and SeaORM reports success. MySQL rolls a
+/// transaction back when it deadlocks, and what is sent after that is committed by itself. This one refuses further
+/// statements and makes the commit fail with [`TransactionDoomed`](ErrorKind::TransactionDoomed) instead. It has no
+/// `begin` on purpose: use [`SeaOrmContext::savepoint`].
 pub struct Transaction {
-    inner: DatabaseTransaction,
+    inner: Arc<DatabaseTransaction>,
+    /// Held by a shielded statement until it has ended.
+    busy: Arc<Mutex<()>>,
     /// A statement failed: the server decides at commit whether the transaction has.
     failed: AtomicBool,
-    /// A savepoint is open, or was cancelled: nothing may be done on this level.
+    /// A savepoint is open, or was cancelled, or the server has ended the transaction: nothing may be done on this
+    /// level.
     blocked: AtomicBool,
 }
 
 impl Transaction {
     fn new(inner: DatabaseTransaction) -> Self {
-        Self { inner, failed: AtomicBool::new(false), blocked: AtomicBool::new(false) }
+        let (inner, busy) = (Arc::new(inner), Arc::default());
+        Self { inner, busy, failed: AtomicBool::new(false), blocked: AtomicBool::new(false) }
     }
 
     async fn commit(self) -> Result<()> {
         if self.blocked.load(SeqCst) || self.is_aborted().await {
             // the error of a failed rollback adds nothing: the transaction does not commit
-            let _ = self.inner.rollback().await;
+            let _ = self.rollback().await;
             return Err(doomed("commit"));
         }
-        self.inner.commit().await.map_err(from_commit)
+        self.into_inner("commit").await?.commit().await.map_err(from_commit)
+    }
+
+    async fn rollback(self) -> Result<(), DbErr> {
+        let inner = self.into_inner("rollback").await.map_err(|error| DbErr::Custom(error.to_string()))?;
+        inner.rollback().await
+    }
+
+    /// Waits for a statement whose caller was dropped.
+    async fn into_inner(self, operation: &'static str) -> Result<DatabaseTransaction> {
+        let Self { inner, busy, .. } = self;
+        let _busy = busy.lock_owned().await;
+        Arc::try_unwrap(inner).map_err(|_| Error::new(ErrorKind::TransactionEscaped, operation))
+    }
+
+    /// Runs a prepared statement, to its end where that is needed.
+    async fn run<T: Send + 'static, F>(
+        &self,
+        call: impl FnOnce(Arc<DatabaseTransaction>) -> F,
+    ) -> Result<T, DbErr>
+    where
+        F: Future<Output = Result<T, DbErr>> + Send + 'static,
+    {
+        self.check()?;
+        let call = call(Arc::clone(&self.inner));
+        let result = if shield::is_needed(self.get_database_backend()) {
+            let busy = Arc::clone(&self.busy).lock_owned().await;
+            shield::shield(async move {
+                let result = call.await;
+                drop(busy);
+                result
+            })
+            .await
+        } else {
+            call.await
+        };
+        self.note(result)
     }
 
     /// Asks the server, and only when a statement has failed.
@@ -129,8 +176,11 @@ impl Transaction {
     }
 
     fn note<T>(&self, result: Result<T, DbErr>) -> Result<T, DbErr> {
-        if result.is_err() {
+        if let Err(error) = &result {
             self.failed.store(true, SeqCst);
+            if crate::error::ends_transaction(error) {
+                self.blocked.store(true, SeqCst);
+            }
         }
         result
     }
@@ -160,8 +210,7 @@ impl ConnectionTrait for Transaction {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        self.check()?;
-        self.note(self.inner.execute_raw(statement).await)
+        self.run(|inner| async move { inner.execute_raw(statement).await }).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
@@ -170,13 +219,11 @@ impl ConnectionTrait for Transaction {
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        self.check()?;
-        self.note(self.inner.query_one_raw(statement).await)
+        self.run(|inner| async move { inner.query_one_raw(statement).await }).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        self.check()?;
-        self.note(self.inner.query_all_raw(statement).await)
+        self.run(|inner| async move { inner.query_all_raw(statement).await }).await
     }
 }
 
@@ -248,38 +295,43 @@ impl SeaOrmContext for Context {
             .map_err(|error| crate::error::from_db("savepoint", &"the connection", error))?;
         let cx = self.clone().with_transaction(Arc::new(Transaction::new(nested)));
         let result = cx.clone().scope(f(&cx)).await;
-        let ended = end_savepoint(cx, result).await;
+        let ended = end_savepoint(cx, result.is_ok()).await;
         if !matches!(&ended, Ended::Stuck(_)) {
             outer.blocked.store(false, SeqCst);
         }
         match ended {
-            Ended::Done(result) => result,
-            Ended::Doomed(error) | Ended::Stuck(error) => Err(error.into()),
+            Ended::Doomed(error) | Ended::Stuck(error) if result.is_ok() => Err(error.into()),
+            // what went wrong first says more
+            _ => result,
         }
     }
 }
 
-enum Ended<R> {
+enum Ended {
     /// Released or rolled back, as the closure said.
-    Done(R),
+    Done,
     /// Rolled back, because a failure had been swallowed.
     Doomed(Error),
     /// Still open: the outer transaction cannot go on.
     Stuck(Error),
 }
 
-async fn end_savepoint<T, E>(cx: Context, result: Result<T, E>) -> Ended<Result<T, E>> {
+async fn end_savepoint(cx: Context, succeeded: bool) -> Ended {
     let is_doomed = cx.is_doomed();
     let nested = match take(cx, "savepoint") {
         Ok(nested) => nested,
         Err(error) => return Ended::Stuck(error),
     };
-    let is_doomed = is_doomed || nested.blocked.load(SeqCst) || (result.is_ok() && nested.is_aborted().await);
-    let release = result.is_ok() && !is_doomed;
-    let ended = if release { nested.inner.commit().await } else { nested.inner.rollback().await };
+    let is_doomed = is_doomed || nested.blocked.load(SeqCst) || (succeeded && nested.is_aborted().await);
+    let release = succeeded && !is_doomed;
+    let nested = match nested.into_inner("savepoint").await {
+        Ok(nested) => nested,
+        Err(error) => return Ended::Stuck(error),
+    };
+    let ended = if release { nested.commit().await } else { nested.rollback().await };
     match ended {
         Err(error) => Ended::Stuck(crate::error::from_db("savepoint", &"the connection", error)),
-        Ok(()) if result.is_ok() && is_doomed => Ended::Doomed(doomed("savepoint")),
-        Ok(()) => Ended::Done(result),
+        Ok(()) if succeeded && is_doomed => Ended::Doomed(doomed("savepoint")),
+        Ok(()) => Ended::Done,
     }
 }

@@ -8,6 +8,9 @@ pub(crate) enum Dialect {
     Postgres,
     #[cfg(feature = "sqlite")]
     Sqlite,
+    /// MariaDB too: what they do not share is not used.
+    #[cfg(feature = "mysql")]
+    MySql,
 }
 
 impl Dialect {
@@ -17,6 +20,9 @@ impl Dialect {
             DbBackend::Postgres => Ok(Self::Postgres),
             #[cfg(feature = "sqlite")]
             DbBackend::Sqlite => Ok(Self::Sqlite),
+            #[cfg(feature = "mysql")]
+            DbBackend::MySql => Ok(Self::MySql),
+            #[allow(unreachable_patterns, reason = "with every feature there is no other")]
             other => {
                 let detail = format!("{other:?}: enable the feature of outbox-sea-orm, where there is one");
                 Err(Error::new(ErrorKind::Unsupported, "connect").with_detail(detail))

@@ -27,6 +27,11 @@ pub(crate) async fn doctor(table: &OutboxTable, patience: Duration) -> Result<Ve
             let _ = patience;
             sqlite::look(table).await?
         }
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => {
+            let _ = patience;
+            mysql::look(table).await?
+        }
     };
     Ok([found, looked].concat())
 }
@@ -69,6 +74,26 @@ mod sqlite {
             ));
         }
         Ok(found)
+    }
+}
+
+#[cfg(feature = "mysql")]
+mod mysql {
+    use super::*;
+
+    pub(super) async fn look(table: &OutboxTable) -> Result<Vec<Finding>> {
+        let rows =
+            table.query("doctor", table.hot()?, &table.table()?.sql.session, Values(Vec::new())).await?;
+        let is_read_only = rows.first().map(|row| column::<bool>(row, 0)).transpose()?.unwrap_or(false);
+        let read_only = is_read_only.then(|| {
+            Finding::new(
+                Severity::Critical,
+                Symptom::ReadOnly,
+                "the server is read-only: nothing can be claimed or enqueued",
+                "connect to the primary",
+            )
+        });
+        Ok(read_only.into_iter().collect())
     }
 }
 

@@ -8,13 +8,33 @@ use crate::dialect::Dialect;
 use crate::repository::{OutboxTable, Table};
 use crate::row::ToDatabase;
 
-/// The most rows and payload bytes in one statement: PostgreSQL takes 1 GiB, SQLite 32,766 parameters.
-fn max_rows_and_bytes(dialect: Dialect) -> (usize, usize) {
-    match dialect {
+/// The most rows and payload bytes in one statement: PostgreSQL takes 1 GiB, SQLite 32,766
+/// parameters, MySQL what its server says and places of 1,000 rows.
+async fn max_rows_and_bytes(
+    table: &OutboxTable,
+    connection: &impl ConnectionTrait,
+    drafts: &[Draft],
+) -> Result<(usize, usize)> {
+    let _ = (connection, drafts);
+    Ok(match table.table()?.dialect {
         #[cfg(feature = "postgres")]
         Dialect::Postgres => (usize::MAX, 128 * 1024 * 1024),
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => (1_000, usize::MAX),
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => {
+            (crate::mysql::MAX_ROWS, crate::mysql::max_packet(table, connection, drafts).await?)
+        }
+    })
+}
+
+/// What a draft adds to the size of a statement.
+fn bytes(dialect: Dialect, draft: &Draft) -> usize {
+    match dialect {
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => crate::mysql::row_bytes(draft),
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        _ => draft.payload.len(),
     }
 }
 
@@ -27,7 +47,8 @@ pub(crate) async fn enqueue(
     let n_drafts = drafts.len();
     let ids = drafts.iter().map(|draft| draft.id).collect();
     let mut n_stored = 0;
-    for chunk in chunks(table.table()?.dialect, drafts) {
+    let most = max_rows_and_bytes(table, connection, &drafts).await?;
+    for chunk in chunks(table.table()?.dialect, most, drafts) {
         n_stored += insert(table, connection, chunk).await?;
     }
     if n_stored < n_drafts as u64 {
@@ -39,16 +60,15 @@ pub(crate) async fn enqueue(
     Ok(ids)
 }
 
-fn chunks(dialect: Dialect, drafts: Vec<Draft>) -> Vec<Vec<Draft>> {
-    let (max_rows, max_bytes) = max_rows_and_bytes(dialect);
+fn chunks(dialect: Dialect, (max_rows, max_bytes): (usize, usize), drafts: Vec<Draft>) -> Vec<Vec<Draft>> {
     let mut chunks: Vec<Vec<Draft>> = Vec::new();
-    let mut bytes = 0;
+    let mut n_bytes = 0;
     for draft in drafts {
-        bytes += draft.payload.len();
-        match chunks.last_mut().filter(|chunk| chunk.len() < max_rows && bytes <= max_bytes) {
+        n_bytes += bytes(dialect, &draft);
+        match chunks.last_mut().filter(|chunk| chunk.len() < max_rows && n_bytes <= max_bytes) {
             Some(chunk) => chunk.push(draft),
             None => {
-                bytes = draft.payload.len();
+                n_bytes = bytes(dialect, &draft);
                 chunks.push(vec![draft]);
             }
         }
@@ -70,6 +90,8 @@ async fn insert(table: &OutboxTable, connection: &impl ConnectionTrait, drafts: 
             let values = drafts.into_iter().map(sqlite_row).collect::<Result<Vec<_>>>()?;
             table.execute("enqueue", connection, &sql, Values(values.into_iter().flatten().collect())).await
         }
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => crate::mysql::insert(table, connection, &drafts).await,
     }
 }
 
@@ -165,7 +187,7 @@ fn sqlite_row(draft: Draft) -> Result<[Value; 6]> {
     ])
 }
 
-fn json(draft: &Draft) -> Result<String> {
+pub(crate) fn json(draft: &Draft) -> Result<String> {
     if draft.headers.is_empty() {
         return Ok("{}".to_owned());
     }

@@ -10,6 +10,11 @@ pub(crate) fn from_db(operation: &'static str, table: &impl ToString, error: DbE
     if let Some(advice) = cause.advice() {
         mapped = mapped.with_detail(advice);
     }
+    #[cfg(feature = "mysql")]
+    if let Cause::MySql(number @ (1062 | 1292 | 1366)) = cause {
+        // the server's text repeats the value
+        return mapped.with_detail(format!("error {number} of the server"));
+    }
     mapped.with_source(error)
 }
 
@@ -25,14 +30,50 @@ pub(crate) fn from_commit(error: DbErr) -> Error {
     let kind = match Cause::of(&error) {
         Cause::Code(code) if code.starts_with("57P") || code.starts_with("08") => ErrorKind::CommitUnknown,
         Cause::Code(code) => Cause::Code(code).kind(),
+        #[cfg(feature = "mysql")]
+        cause @ Cause::MySql(_) if matches!(cause.kind(), ErrorKind::Contention | ErrorKind::ReadOnly) => {
+            cause.kind()
+        }
         _ => ErrorKind::CommitUnknown,
     };
     Error::new(kind, "commit").with_source(error)
 }
 
+/// Whether the server has rolled the whole transaction back, so that what comes next would be committed by itself.
+/// After a lock wait timed out MySQL does so only if it is told to at its start: not to be relied on.
+pub(crate) fn ends_transaction(error: &DbErr) -> bool {
+    match Cause::of(error) {
+        #[cfg(feature = "mysql")]
+        Cause::MySql(number) => matches!(number, 1020 | 1205 | 1206 | 1213 | 1613 | 1614),
+        _ => false,
+    }
+}
+
+/// Whether a row with the id of a draft is there. Another unique key of the table is somebody else's.
+#[cfg(feature = "mysql")]
+pub(crate) fn is_duplicate_id(error: &DbErr, table: &outbox_core::TableName) -> bool {
+    let key = format!("{}_id'", table.table());
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error
+    else {
+        return false;
+    };
+    match mysql_error(error) {
+        Some(error) => error.number() == 1062 && error.message().ends_with(&key),
+        None => false,
+    }
+}
+
+#[cfg(feature = "mysql")]
+fn mysql_error(error: &SqlxError) -> Option<&sea_orm::sqlx::mysql::MySqlDatabaseError> {
+    error.as_database_error()?.try_downcast_ref()
+}
+
 enum Cause {
     /// SQLSTATE on PostgreSQL, the extended result code on SQLite.
     Code(String),
+    /// MySQL's own number, which says more than its SQLSTATE.
+    #[cfg(feature = "mysql")]
+    MySql(u16),
     /// A table or a column, where the code does not say so.
     Missing,
     Connection,
@@ -53,6 +94,10 @@ impl Cause {
     }
 
     fn of_sqlx(error: &SqlxError) -> Self {
+        #[cfg(feature = "mysql")]
+        if let Some(error) = mysql_error(error) {
+            return Self::MySql(error.number());
+        }
         match error {
             SqlxError::Database(error) if is_missing_on_sqlite(error.message()) => Self::Missing,
             SqlxError::Database(error) => {
@@ -71,6 +116,8 @@ impl Cause {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Code(code) => kind_of_code(code),
+            #[cfg(feature = "mysql")]
+            Self::MySql(number) => kind_of_mysql_number(*number),
             Self::Missing => ErrorKind::Schema,
             Self::Connection => ErrorKind::Unavailable,
             Self::Timeout => ErrorKind::Timeout,
@@ -83,6 +130,10 @@ impl Cause {
             Self::Code(code) if code == "25P02" => Some("the transaction had already failed"),
             Self::Code(code) if matches!(code.as_str(), "3F000" | "42P01" | "42703") => Some(MISSING),
             Self::Missing => Some(MISSING),
+            #[cfg(feature = "mysql")]
+            Self::MySql(1049 | 1054 | 1146) => Some(MISSING),
+            #[cfg(feature = "mysql")]
+            Self::MySql(1665) => Some("READ COMMITTED needs binlog_format ROW or MIXED"),
             Self::Timeout => Some("no connection was free in time"),
             _ => None,
         }
@@ -126,6 +177,28 @@ fn kind_of_sqlite_code(code: u32) -> ErrorKind {
     }
 }
 
+/// The numbers of MySQL and MariaDB.
+#[cfg(feature = "mysql")]
+fn kind_of_mysql_number(number: u16) -> ErrorKind {
+    match number {
+        // record has changed, lock table full, deadlock (also of XA, and of a cluster's commit)
+        1020 | 1206 | 1213 | 1613 | 1614 | 3101 => ErrorKind::Contention,
+        // lock wait, KILL QUERY, statement time-outs, NOWAIT
+        1205 | 1317 | 1969 | 3024 | 3572 => ErrorKind::Timeout,
+        // read lock, --read-only, read-only transaction, read-only mode
+        1223 | 1290 | 1792 | 1836 => ErrorKind::ReadOnly,
+        // too many connections, cluster not ready, shutdown, aborted or killed connections, network
+        1040 | 1047 | 1053 | 1077..=1080 | 1152 | 1158..=1161 | 1184 | 1203 | 1226 | 1927 | 3169 | 4031 => {
+            ErrorKind::Unavailable
+        }
+        1044 | 1045 | 1130 | 1142 | 1143 | 1227 | 1370 | 1698 | 3118 => ErrorKind::PermissionDenied,
+        1049 | 1054 | 1146 => ErrorKind::Schema,
+        1021 | 1114 => ErrorKind::StorageFull,
+        1665 => ErrorKind::Unsupported,
+        _ => ErrorKind::Other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +221,26 @@ mod tests {
             ("2067", ErrorKind::Other),
         ] {
             assert_eq!(kind_of_code(code), kind, "{code}");
+        }
+    }
+
+    #[cfg(feature = "mysql")]
+    #[test]
+    fn mysql_numbers_map_to_kinds() {
+        for (number, kind) in [
+            (1213, ErrorKind::Contention),
+            (1205, ErrorKind::Timeout),
+            (1969, ErrorKind::Timeout),
+            (1290, ErrorKind::ReadOnly),
+            (1927, ErrorKind::Unavailable),
+            (1053, ErrorKind::Unavailable),
+            (1142, ErrorKind::PermissionDenied),
+            (1146, ErrorKind::Schema),
+            (1114, ErrorKind::StorageFull),
+            (1665, ErrorKind::Unsupported),
+            (1062, ErrorKind::Other),
+        ] {
+            assert_eq!(kind_of_mysql_number(number), kind, "{number}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The transactional outbox and inbox on SeaORM: tables for PostgreSQL and SQLite behind the traits of
+//! The transactional outbox and inbox on SeaORM: tables for PostgreSQL, MySQL, MariaDB and SQLite behind the traits of
 //! [`outbox_core`].
 //!
 //! * [`OutboxTable`]: one schema-scoped table, chosen at run time; enqueues in the caller's transaction.
@@ -6,7 +6,7 @@
 //! * [`transactor`]: a transaction that travels on the [`Context`](outbox_core::Context) and cannot be broken by a
 //!   dropped future, a swallowed error or a cancelled savepoint.
 //!
-//! Features: `postgres`, `sqlite`, and `migration` for the same steps as `sea-orm-migration` migrations. The async
+//! Features: `postgres`, `mysql` (MySQL from 8.0.17, MariaDB from 10.6), `sqlite`, and `migration` for the same steps as `sea-orm-migration` migrations. The async
 //! runtime and TLS are chosen where you depend on `sea-orm` (for example its feature `runtime-tokio-rustls`).
 //!
 //! # Examples
@@ -38,6 +38,8 @@ mod enqueue;
 mod error;
 #[cfg(feature = "migration")]
 mod migration;
+#[cfg(feature = "mysql")]
+mod mysql;
 mod operations;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -46,6 +48,7 @@ mod repository;
 mod row;
 mod schema;
 mod settle;
+mod shield;
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -60,5 +63,5 @@ pub use repository::OutboxTable;
 #[cfg(feature = "postgres")]
 pub use wakeup::TableListener;
 
-#[cfg(not(any(feature = "postgres", feature = "sqlite")))]
-compile_error!("outbox-sea-orm needs a database: enable its feature postgres or sqlite");
+#[cfg(not(any(feature = "postgres", feature = "sqlite", feature = "mysql")))]
+compile_error!("outbox-sea-orm needs a database: enable its feature postgres, mysql or sqlite");

@@ -24,7 +24,8 @@ impl Operations for OutboxTable {
     /// On PostgreSQL over the connections of the claims, whose plans are fixed.
     async fn stats(&self) -> Result<Stats> {
         let sql = &self.table()?.sql;
-        let limit = Values(vec![(MAX_COUNTED as i64 + 1).into()]);
+        let limit = (MAX_COUNTED as i64 + 1).into();
+        let limit = Values(self.repeated(vec![limit], 5)?);
         let mut counts = self.counts(&sql.stats, limit).await?;
         let large = counts.large_states();
         if !large.is_empty() {
@@ -78,11 +79,14 @@ impl Operations for OutboxTable {
             Ended::Done => (State::DONE, &table.sql.prune_done),
             Ended::Dead => (State::DEAD, &table.sql.prune_dead),
         };
-        let bounds = [duration(table.dialect, prune.older_than).into(), (prune.limit as i64).into()];
+        let (age, limit) = (duration(table.dialect, prune.older_than).into(), (prune.limit as i64).into());
+        let bounds: [Value; 2] = [age, limit];
         if !prune.dry_run {
             return self.execute("prune", &self.db, sql, Values(bounds.to_vec())).await;
         }
-        let values = [vec![state.into()], bounds.to_vec()].concat();
+        let [age, limit] = bounds;
+        let mut values = self.repeated(vec![state.into(), age], 2)?;
+        values.push(limit);
         let rows = self.query("prune", &self.db, &table.sql.count_prunable, Values(values)).await?;
         rows.first().map_or(Ok(0), |row| count(row, 0))
     }
@@ -126,6 +130,19 @@ impl Inspect for OutboxTable {
 }
 
 impl OutboxTable {
+    /// The values, `n` times where parameters have no numbers.
+    fn repeated(&self, values: Vec<Value>, n: usize) -> Result<Vec<Value>> {
+        Ok(match self.table()?.dialect {
+            #[cfg(feature = "mysql")]
+            Dialect::MySql => vec![values; n].concat(),
+            #[allow(unreachable_patterns, reason = "there may be no other")]
+            _ => {
+                let _ = n;
+                values
+            }
+        })
+    }
+
     async fn counts(&self, sql: &str, values: Values) -> Result<Counts> {
         let dialect = self.table()?.dialect;
         let rows = self.query("stats", self.hot()?, sql, values).await?;
@@ -149,10 +166,7 @@ impl OutboxTable {
         let unique: Vec<MessageId> = ids.iter().copied().filter(|id| seen.insert(*id)).collect();
         let mut moved = HashSet::new();
         for chunk in unique.chunks(MAX_IDS) {
-            let (sql, mut values) = self.id_values(sql, chunk)?;
-            values.0.extend_from_slice(rest);
-            let rows = self.query(operation, &self.db, &sql, values).await?;
-            moved.extend(self::ids(&rows)?);
+            moved.extend(self.moved(operation, sql, chunk, rest).await?);
         }
         Ok(ids.iter().map(|id| if moved.remove(id) { Moved::Applied } else { Moved::NotDead }).collect())
     }
@@ -168,33 +182,63 @@ impl OutboxTable {
         filter.validate_with_limit(limit)?;
         let mut values = filter_values(self.table()?.dialect, filter);
         values.push((limit as i64).into());
-        values.extend_from_slice(rest);
+        values.extend_from_slice(self.numbering(rest)?);
         self.execute(operation, &self.db, sql, Values(values)).await
     }
 
-    fn id_values(&self, sql: &str, ids: &[MessageId]) -> Result<(String, Values)> {
+    /// What statements are told of ordered tables, which are not on MySQL.
+    fn numbering<'a>(&self, rest: &'a [Value]) -> Result<&'a [Value]> {
         Ok(match self.table()?.dialect {
+            #[cfg(feature = "mysql")]
+            Dialect::MySql => &[],
+            #[allow(unreachable_patterns, reason = "there may be no other")]
+            _ => rest,
+        })
+    }
+
+    async fn moved(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        ids: &[MessageId],
+        rest: &[Value],
+    ) -> Result<Vec<MessageId>> {
+        let with_rest = |values: Vec<Value>| Values([values, rest.to_vec()].concat());
+        let rows = match self.table()?.dialect {
             #[cfg(feature = "postgres")]
-            Dialect::Postgres => (sql.to_owned(), Values(vec![ids.to_vec().into()])),
+            Dialect::Postgres => {
+                self.query(operation, &self.db, sql, with_rest(vec![ids.to_vec().into()])).await?
+            }
             #[cfg(feature = "sqlite")]
             Dialect::Sqlite => {
                 let values = ids.iter().map(|id| (*id).into()).collect();
-                (crate::sql::repeat_values(sql, ids.len()), Values(values))
+                let sql = crate::sql::repeat_values(sql, ids.len());
+                self.query(operation, &self.db, &sql, with_rest(values)).await?
             }
-        })
+            #[cfg(feature = "mysql")]
+            Dialect::MySql => return crate::mysql::move_dead(self, operation, sql, ids).await,
+        };
+        self::ids(&rows)
     }
 }
 
 /// The five values of the filter in the statements on dead letters.
 fn filter_values(dialect: Dialect, filter: &DeadLetterFilter) -> Vec<Value> {
     let age = |age: Option<Duration>| age.map(|age| duration(dialect, age));
-    vec![
+    let values: [Value; 5] = [
         filter.topic.clone().into(),
         filter.key.clone().into(),
         filter.error.clone().into(),
         age(filter.min_age).into(),
         age(filter.max_age).into(),
-    ]
+    ];
+    match dialect {
+        // parameters have no numbers
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => values.into_iter().flat_map(|value| [value.clone(), value]).collect(),
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        _ => values.to_vec(),
+    }
 }
 
 fn enqueued(dialect: Dialect, row: &QueryResult) -> Result<Enqueued> {

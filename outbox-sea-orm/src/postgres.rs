@@ -18,6 +18,7 @@ use crate::dialect::Dialect;
 use crate::error::from_sqlx;
 use crate::repository::{OutboxTable, Table};
 use crate::row::{ClaimedRow, ToDatabase, bury_undecodable, column, from_duration};
+use crate::shield::Db;
 use crate::sql::PostgresSql;
 
 /// How long claims may take newly arrived messages only.
@@ -50,8 +51,8 @@ const SETTINGS: [(&str, &str); 7] = [
 /// The connections of one table's dispatchers.
 pub(crate) struct Own {
     pub(crate) sql: PostgresSql,
-    pool: OnceLock<DatabaseConnection>,
-    relaxed: OnceLock<DatabaseConnection>,
+    pool: OnceLock<Db>,
+    relaxed: OnceLock<Db>,
 }
 
 impl Own {
@@ -60,7 +61,7 @@ impl Own {
     }
 
     /// `None` on another database and with a shared pool.
-    pub(crate) fn connection(&self, table: &OutboxTable) -> Result<Option<&DatabaseConnection>> {
+    pub(crate) fn connection(&self, table: &OutboxTable) -> Result<Option<&Db>> {
         let DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &table.db.inner else { return Ok(None) };
         if table.has_shared_pool() {
             return Ok(None);
@@ -74,7 +75,7 @@ impl Own {
 /// A pool with the options of `db` and our settings; connects when it is first used. An idle connection is not
 /// tested before it is used: that would cost a round trip each time, and one that broke is reported as
 /// unavailable, which is retried.
-fn open(db: &DatabaseConnection, is_relaxed: bool) -> DatabaseConnection {
+fn open(db: &DatabaseConnection, is_relaxed: bool) -> Db {
     let mut options = (*db.get_postgres_connection_pool().connect_options()).clone().options(SETTINGS);
     if is_relaxed {
         options = options.options([("synchronous_commit", "off")]);
@@ -84,7 +85,7 @@ fn open(db: &DatabaseConnection, is_relaxed: bool) -> DatabaseConnection {
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
         .connect_lazy_with(options.disable_statement_logging());
-    SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
+    Db::new(&SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
 }
 
 /// What a claim loop remembers between its claims.

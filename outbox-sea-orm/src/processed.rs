@@ -5,25 +5,26 @@ use outbox_core::{
     Context, Declaration, Mark, Marked, MessageId, Processed, ProcessedStore, Result, TableName, Transactions,
 };
 use sea_orm::sea_query::Values;
-use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, ExecResult, QueryResult, Statement};
 
 use crate::context::{SeaOrm, SeaOrmContext};
 use crate::dialect::Dialect;
 use crate::error::from_db;
 use crate::row::{column, duration, time};
+use crate::shield::Db;
 use crate::sql::{InboxSql, Kind};
 
 /// One inbox table: [`ProcessedStore`] and [`Transactions`] on SeaORM. A cheap handle.
 #[derive(Clone)]
 pub struct ProcessedTable {
-    db: DatabaseConnection,
+    db: Db,
     name: TableName,
 }
 
 impl ProcessedTable {
     /// The table `name` in the database of `db`. No statement is sent.
     pub fn new(db: &DatabaseConnection, name: TableName) -> Self {
-        Self { db: db.clone(), name }
+        Self { db: Db::new(db), name }
     }
 
     /// The DDL that creates this table on this database, in a schema that is there.
@@ -78,9 +79,21 @@ impl ProcessedTable {
         connection: &impl ConnectionTrait,
         sql: String,
         values: Values,
-    ) -> Result<u64> {
+    ) -> Result<ExecResult> {
         let result = connection.execute_raw(self.statement(sql, values)).await;
-        result.map(|result| result.rows_affected()).map_err(|error| from_db(operation, &self.name, error))
+        result.map_err(|error| from_db(operation, &self.name, error))
+    }
+
+    /// Inserts the record, and says whether it was not there.
+    async fn is_first(&self, connection: &impl ConnectionTrait, sql: String, values: Values) -> Result<bool> {
+        let inserted = self.execute("mark processed", connection, sql, values).await?;
+        Ok(match self.dialect()? {
+            // the number of rows is 1 in both cases
+            #[cfg(feature = "mysql")]
+            Dialect::MySql => inserted.last_insert_id() == 0,
+            #[allow(unreachable_patterns, reason = "there may be no other")]
+            _ => inserted.rows_affected() == 1,
+        })
     }
 }
 
@@ -108,7 +121,7 @@ impl ProcessedStore for ProcessedTable {
             mark.fingerprint.into(),
             mark.metadata.to_string().into(),
         ];
-        if self.execute("mark processed", connection, sql.mark_processed, Values(values)).await? == 1 {
+        if self.is_first(connection, sql.mark_processed, Values(values)).await? {
             return Ok(Marked::First);
         }
         match self.query(connection, sql.find_processed, key).await? {
@@ -128,7 +141,13 @@ impl ProcessedStore for ProcessedTable {
     ) -> Result<()> {
         Mark::validate_group(group)?;
         Mark::validate_json("result", &result)?;
-        let values = Values(vec![group.into(), id.into(), result.to_string().into()]);
+        let (group, id, result) = (group.into(), id.into(), result.to_string().into());
+        let values = Values(match self.dialect()? {
+            #[cfg(feature = "mysql")]
+            Dialect::MySql => vec![result, group, id],
+            #[allow(unreachable_patterns, reason = "there may be no other")]
+            _ => vec![group, id, result],
+        });
         self.execute("store result", cx.connection()?, self.sql()?.store_result, values).await.map(drop)
     }
 
@@ -137,7 +156,7 @@ impl ProcessedStore for ProcessedTable {
         let age = duration(self.dialect()?, age.min(outbox_core::MAX_DELAY));
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let values = Values(vec![group.into(), age.into(), limit.into()]);
-        self.execute("purge", &self.db, self.sql()?.purge, values).await
+        self.execute("purge", &self.db, self.sql()?.purge, values).await.map(|purged| purged.rows_affected())
     }
 }
 

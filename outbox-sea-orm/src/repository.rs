@@ -12,6 +12,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
 use crate::context::{OpenTransaction, SeaOrm, SeaOrmContext};
 use crate::dialect::Dialect;
 use crate::error::from_db;
+use crate::shield::Db;
 use crate::sql::{Kind, OrderedSql, OutboxSql};
 
 /// One outbox table: [`Repository`], [`Operations`](outbox_core::Operations), [`Wakeup`](outbox_core::Wakeup) and
@@ -23,9 +24,13 @@ use crate::sql::{Kind, OrderedSql, OutboxSql};
 /// have, and a busy producer cannot starve a dispatcher. Behind a transaction pooler call
 /// [`with_shared_pool`](Self::with_shared_pool). On SQLite everything uses the given pool, and `orders.outbox` is
 /// the table `orders_outbox`.
+///
+/// On MySQL and MariaDB, claims and settlements use up to four connections of their own, under READ COMMITTED. A claim
+/// takes two statements there, one that leases and one that reads: dropped or failing in between, it is as if its
+/// answer was lost, and its messages come back when their leases have expired.
 #[derive(Clone)]
 pub struct OutboxTable {
-    pub(crate) db: DatabaseConnection,
+    pub(crate) db: Db,
     pub(crate) name: TableName,
     pub(crate) limits: Limits,
     pub(crate) retention: Retention,
@@ -43,6 +48,8 @@ pub(crate) struct Table {
     pub(crate) ordered: Option<Ordered>,
     #[cfg(feature = "postgres")]
     pub(crate) postgres: crate::postgres::Own,
+    #[cfg(feature = "mysql")]
+    pub(crate) mysql: crate::mysql::Own,
 }
 
 /// What an ordered table needs.
@@ -62,6 +69,11 @@ impl Table {
             );
         }
         let dialect = Dialect::of(db.get_database_backend())?;
+        #[cfg(feature = "mysql")]
+        if dialect == Dialect::MySql && !declared.is_plain() {
+            return Err(outbox_core::Error::new(outbox_core::ErrorKind::Unsupported, "declare")
+                .with_detail("ordered tables are on PostgreSQL and SQLite only"));
+        }
         let ordered =
             |on_dead| Ordered { sql: OrderedSql::new(dialect, name), blocks: on_dead == OnDead::Block };
         Ok(Self {
@@ -71,6 +83,8 @@ impl Table {
             declared,
             #[cfg(feature = "postgres")]
             postgres: crate::postgres::Own::new(dialect, name),
+            #[cfg(feature = "mysql")]
+            mysql: crate::mysql::Own::new(dialect, name),
         })
     }
 
@@ -91,7 +105,7 @@ impl OutboxTable {
         let table = Arc::new(Table::new(db, &name, Declaration::new()));
         let declared = Declaration::new();
         Self {
-            db: db.clone(),
+            db: Db::new(db),
             name,
             limits: Limits::default(),
             retention: Retention::default(),
@@ -241,15 +255,19 @@ impl OutboxTable {
     }
 
     /// The connection for claims, settlements and extensions.
-    pub(crate) fn hot(&self) -> Result<&DatabaseConnection> {
+    pub(crate) fn hot(&self) -> Result<&Db> {
         #[cfg(feature = "postgres")]
         if let Some(own) = self.table()?.postgres.connection(self)? {
+            return Ok(own);
+        }
+        #[cfg(feature = "mysql")]
+        if let Some(own) = self.table()?.mysql.connection(self) {
             return Ok(own);
         }
         Ok(&self.db)
     }
 
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
     pub(crate) fn has_shared_pool(&self) -> bool {
         self.shared_pool
     }
@@ -319,6 +337,8 @@ impl Repository for OutboxTable {
             Dialect::Postgres => crate::postgres::claim(self, request).await,
             #[cfg(feature = "sqlite")]
             Dialect::Sqlite => crate::sqlite::claim(self, request).await,
+            #[cfg(feature = "mysql")]
+            Dialect::MySql => crate::mysql::claim(self, request).await,
         }
     }
 

@@ -16,14 +16,14 @@ use crate::repository::OutboxTable;
 
 /// Durations as the databases take them; rounded up, so that nothing above zero becomes nothing.
 pub(crate) trait ToDatabase {
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
     fn micros(self) -> i64;
     #[cfg(feature = "sqlite")]
     fn millis(self) -> i64;
 }
 
 impl ToDatabase for Duration {
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
     fn micros(self) -> i64 {
         i64::try_from(self.as_nanos().div_ceil(1_000)).unwrap_or(i64::MAX)
     }
@@ -41,6 +41,8 @@ pub(crate) fn duration(dialect: Dialect, duration: Duration) -> i64 {
         Dialect::Postgres => duration.micros(),
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => duration.millis(),
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => duration.micros(),
     }
 }
 
@@ -52,6 +54,8 @@ pub(crate) fn from_duration(dialect: Dialect, value: i64) -> Duration {
         Dialect::Postgres => Duration::from_micros(value),
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => Duration::from_millis(value),
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => Duration::from_micros(value),
     }
 }
 
@@ -71,6 +75,8 @@ pub(crate) fn time(dialect: Dialect, row: &QueryResult, index: usize) -> Result<
         Dialect::Postgres => column::<Option<DateTime<Utc>>>(row, index)?,
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => DateTime::from_timestamp_millis(column(row, index)?),
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => column::<Option<DateTime<Utc>>>(row, index)?,
     };
     time.ok_or_else(|| undecodable(index))
 }
@@ -146,7 +152,7 @@ pub(crate) fn readable(dialect: Dialect, row: &QueryResult) -> Message {
         topic: column(row, 2).unwrap_or_default(),
         key: column(row, 3).unwrap_or_default(),
         payload: Bytes::from(column::<Vec<u8>>(row, 4).unwrap_or_default()),
-        headers: Headers::new(),
+        headers: column::<String>(row, 5).and_then(|text| headers(&text)).unwrap_or_default(),
         created_at: time(dialect, row, 6).unwrap_or_default(),
         attempt: attempt(row).unwrap_or_default(),
         fence: column(row, 8).unwrap_or_default(),

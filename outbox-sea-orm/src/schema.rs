@@ -2,12 +2,13 @@
 
 use outbox_core::{Declaration, Error, ErrorKind, Finding, Result, Severity, Symptom, TableName};
 use sea_orm::sea_query::Values;
-use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
+use sea_orm::{ConnectionTrait, Statement};
 
 use crate::context::{SeaOrmContext, transactor};
 use crate::dialect::Dialect;
 use crate::error::from_db;
 use crate::row::column;
+use crate::shield::Db;
 use crate::sql::{Kind, bare, create};
 
 /// The version of the tables that this crate works with. It stands in the comment of the table.
@@ -35,6 +36,28 @@ const OUTBOX_COLUMNS: &[&str] = &[
 const OUTBOX_INDEXES: &[&str] = &["ready", "parked", "dead", "done"];
 /// What an ordered table has beside them.
 const ORDERED_INDEXES: &[&str] = &["keys", "held"];
+#[cfg(feature = "mysql")]
+const MYSQL_OUTBOX_COLUMNS: &[&str] = &[
+    "seq",
+    "id",
+    "topic",
+    "key",
+    "payload",
+    "headers",
+    "created_at",
+    "state",
+    "place",
+    "due",
+    "due_since",
+    "lease",
+    "attempts",
+    "fence",
+    "last_error",
+    "dead_at",
+    "history",
+];
+#[cfg(feature = "mysql")]
+const MYSQL_OUTBOX_INDEXES: &[&str] = &["id", "agenda"];
 const INBOX_COLUMNS: &[&str] =
     &["group_name", "message_id", "fingerprint", "metadata", "result", "processed_at"];
 const INBOX_INDEXES: &[&str] = &["processed_at"];
@@ -69,7 +92,7 @@ impl Found {
 }
 
 pub(crate) async fn migrate(
-    db: &DatabaseConnection,
+    db: &Db,
     dialect: Dialect,
     kind: Kind,
     table: &TableName,
@@ -93,7 +116,17 @@ pub(crate) async fn migrate(
                 }
                 _ => {
                     run(connection, table, &missing_schema).await?;
-                    run(connection, table, &create(kind, dialect, table, declared)).await?;
+                    let created = run(connection, table, &create(kind, dialect, table, declared)).await;
+                    // on MySQL another process may have been faster
+                    if created.is_err() {
+                        let found = find(connection, dialect, kind, table).await;
+                        return match found {
+                            Ok(found) if found.version == Some(VERSION) => {
+                                found.check_declared(table, declared)
+                            }
+                            _ => created,
+                        };
+                    }
                 }
             }
             Ok(())
@@ -108,6 +141,9 @@ fn lock(dialect: Dialect) -> &'static str {
         Dialect::Postgres => "SELECT pg_advisory_xact_lock(hashtextextended('outbox migrate', 0))",
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => "",
+        // CREATE TABLE is the lock: one statement makes the whole table, and commits whatever is open
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => "",
     }
 }
 
@@ -121,7 +157,7 @@ async fn run(connection: &impl ConnectionTrait, table: &TableName, sql: &str) ->
 
 /// The statement that creates the schema, empty where it is there: creating one needs a privilege that a service
 /// often lacks, even with IF NOT EXISTS.
-async fn missing_schema(db: &DatabaseConnection, dialect: Dialect, table: &TableName) -> Result<String> {
+async fn missing_schema(db: &Db, dialect: Dialect, table: &TableName) -> Result<String> {
     match dialect {
         #[cfg(feature = "postgres")]
         Dialect::Postgres => {
@@ -138,6 +174,17 @@ async fn missing_schema(db: &DatabaseConnection, dialect: Dialect, table: &Table
         Dialect::Sqlite => {
             let _ = (db, table);
             Ok(String::new())
+        }
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => {
+            let Some(schema) = table.schema() else { return Ok(String::new()) };
+            let sql = "SELECT 1 FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = ?";
+            let rows = query(db, table, sql, Values(vec![schema.into()])).await?;
+            Ok(if rows.is_empty() {
+                format!("CREATE DATABASE IF NOT EXISTS `{schema}`")
+            } else {
+                String::new()
+            })
         }
     }
 }
@@ -162,9 +209,21 @@ async fn find(
             let sql = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1";
             query(connection, table, sql, Values(vec![bare(dialect, table).into()])).await?
         }
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => {
+            let sql = "SELECT CAST(TABLE_COMMENT AS CHAR) FROM information_schema.TABLES \
+                       WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?";
+            query(connection, table, sql, mysql_names(table)).await?
+        }
     };
     let text = rows.first().map(|row| column::<Option<String>>(row, 0)).transpose()?.flatten();
     Ok(Found::read(kind, !rows.is_empty(), text))
+}
+
+/// The database, `NULL` for the connection's own, and the table.
+#[cfg(feature = "mysql")]
+fn mysql_names(table: &TableName) -> Values {
+    Values(vec![table.schema().into(), table.table().into()])
 }
 
 /// The number behind `outbox schema version`, and what is declared behind it.
@@ -193,7 +252,7 @@ async fn query(
 }
 
 pub(crate) async fn check(
-    db: &DatabaseConnection,
+    db: &Db,
     dialect: Dialect,
     kind: Kind,
     table: &TableName,
@@ -212,7 +271,7 @@ fn first(table: &TableName, found: Vec<Finding>) -> Result<()> {
 
 /// What is wrong with a table.
 pub(crate) async fn findings(
-    db: &DatabaseConnection,
+    db: &Db,
     dialect: Dialect,
     kind: Kind,
     table: &TableName,
@@ -246,10 +305,7 @@ async fn missing_parts(
     table: &TableName,
     declared: &Declaration,
 ) -> Result<Vec<Finding>> {
-    let (columns, indexes) = match kind {
-        Kind::Outbox => (OUTBOX_COLUMNS, OUTBOX_INDEXES),
-        Kind::Inbox => (INBOX_COLUMNS, INBOX_INDEXES),
-    };
+    let (columns, indexes) = parts(dialect, kind);
     let there = names(connection, dialect, table, Part::Column).await?;
     let missing = columns.iter().filter(|column| !there.iter().any(|name| name == *column));
     let mut found: Vec<_> = missing.map(|column| missing_column(kind, column)).collect();
@@ -269,6 +325,16 @@ fn missing_column(kind: Kind, column: &str) -> Finding {
 fn missing_index(index: &str) -> Finding {
     let what = format!("index {index} is missing or invalid");
     Finding::new(Severity::Warning, Symptom::Index, what, "apply schema.sql")
+}
+
+/// The columns and the indexes of a table.
+fn parts(dialect: Dialect, kind: Kind) -> (&'static [&'static str], &'static [&'static str]) {
+    match (kind, dialect) {
+        #[cfg(feature = "mysql")]
+        (Kind::Outbox, Dialect::MySql) => (MYSQL_OUTBOX_COLUMNS, MYSQL_OUTBOX_INDEXES),
+        (Kind::Outbox, _) => (OUTBOX_COLUMNS, OUTBOX_INDEXES),
+        (Kind::Inbox, _) => (INBOX_COLUMNS, INBOX_INDEXES),
+    }
 }
 
 enum Part {
@@ -306,6 +372,21 @@ async fn names(
                 Part::Index => "SELECT name FROM pragma_index_list(?1)",
             };
             (sql, vec![bare(dialect, table).into()])
+        }
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => {
+            let sql = match part {
+                Part::Column => {
+                    "SELECT CAST(COLUMN_NAME AS CHAR) FROM information_schema.COLUMNS \
+                     WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?"
+                }
+                Part::Index => {
+                    "SELECT DISTINCT CAST(INDEX_NAME AS CHAR) FROM information_schema.STATISTICS \
+                     WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?"
+                }
+            };
+            let Values(values) = mysql_names(table);
+            (sql, values)
         }
     };
     let rows = query(connection, table, sql, Values(values)).await?;

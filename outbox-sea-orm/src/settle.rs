@@ -71,7 +71,45 @@ async fn settle_chunk(table: &OutboxTable, dialect: Dialect, items: &[Item]) -> 
         Dialect::Postgres => settle_postgres(table, items).await,
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => settle_sqlite(table, items).await,
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => settle_mysql(table, items).await,
     }
+}
+
+/// A statement for those that are done and one for the others.
+#[cfg(feature = "mysql")]
+async fn settle_mysql(table: &OutboxTable, items: &[Item]) -> Result<Vec<Lease>> {
+    let sql = &table.table()?.sql;
+    let (done, kept): (Vec<&Item>, Vec<&Item>) = items.iter().partition(|item| item.outcome == Item::DONE);
+    let row = |item: &Item| {
+        let Item { lease, outcome, delay, error } = item;
+        serde_json::json!([lease.locator, crate::mysql::hex(lease.token), outcome, delay, error])
+    };
+    let mut lost = Vec::new();
+    for (items, sql) in [(done, settle_done(table)?), (kept, &*sql.settle)] {
+        for chunk in items.chunks(crate::mysql::MAX_ROWS) {
+            let rows: Vec<_> = chunk.iter().map(|item| row(item)).collect();
+            let leases: Vec<Lease> = chunk.iter().map(|item| item.lease).collect();
+            lost.extend(change_all("settle", table, sql, None, &leases, &rows).await?);
+        }
+    }
+    Ok(lost)
+}
+
+/// Runs a statement for leases and returns those that are lost.
+#[cfg(feature = "mysql")]
+async fn change_all(
+    operation: &'static str,
+    table: &OutboxTable,
+    sql: &str,
+    first: Option<Value>,
+    leases: &[Lease],
+    rows: &[serde_json::Value],
+) -> Result<Vec<Lease>> {
+    let good = &table.table()?.mysql.sql.held;
+    let changed =
+        crate::mysql::AllOrNone { operation, sql, good, first, look_first: false }.run(table, rows).await?;
+    Ok(leases.iter().zip(changed).filter(|(_, changed)| !*changed).map(|(lease, _)| *lease).collect())
 }
 
 #[cfg(feature = "postgres")]
@@ -233,6 +271,15 @@ async fn extend_chunk(
                 let mut values: Vec<Value> = leases.iter().flat_map(lease_values).collect();
                 values.push(by.into());
                 lost.extend(change_rows(table, "extend", sql, &leases, values).await?);
+            }
+            Ok(lost)
+        }
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => {
+            let mut lost = Vec::new();
+            for chunk in leases.chunks(crate::mysql::MAX_ROWS) {
+                let rows: Vec<_> = chunk.iter().map(crate::mysql::lease_row).collect();
+                lost.extend(change_all("extend", table, sql, Some(by.into()), chunk, &rows).await?);
             }
             Ok(lost)
         }

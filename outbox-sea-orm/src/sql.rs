@@ -1,5 +1,5 @@
 //! The only place that builds SQL text. A file of `sql/` names its table as a quoted identifier, `"outbox"` or
-//! `"inbox"`; here it becomes the validated name of the real one. Every value is bound.
+//! `"inbox"` (in backticks for MySQL); here it becomes the validated name of the real one. Every value is bound.
 
 use outbox_core::{Declaration, TableName};
 
@@ -24,8 +24,15 @@ macro_rules! statements {
     (@text (postgres) $dialect:ident $name:ident) => {
         match $dialect {
             Dialect::Postgres => include_str!(concat!("sql/postgres/", stringify!($name), ".sql")),
-            #[cfg(feature = "sqlite")]
-            Dialect::Sqlite => "",
+            #[allow(unreachable_patterns, reason = "there may be no other")]
+            _ => "",
+        }
+    };
+    (@text (mysql) $dialect:ident $name:ident) => {
+        match $dialect {
+            Dialect::MySql => include_str!(concat!("sql/mysql/", stringify!($name), ".sql")),
+            #[allow(unreachable_patterns, reason = "there may be no other")]
+            _ => "",
         }
     };
     (@text (postgres, sqlite) $dialect:ident $name:ident) => {
@@ -34,13 +41,25 @@ macro_rules! statements {
             Dialect::Postgres => include_str!(concat!("sql/postgres/", stringify!($name), ".sql")),
             #[cfg(feature = "sqlite")]
             Dialect::Sqlite => include_str!(concat!("sql/sqlite/", stringify!($name), ".sql")),
+            #[allow(unreachable_patterns, reason = "there may be no other")]
+            _ => "",
+        }
+    };
+    (@text (postgres, sqlite, mysql) $dialect:ident $name:ident) => {
+        match $dialect {
+            #[cfg(feature = "postgres")]
+            Dialect::Postgres => include_str!(concat!("sql/postgres/", stringify!($name), ".sql")),
+            #[cfg(feature = "sqlite")]
+            Dialect::Sqlite => include_str!(concat!("sql/sqlite/", stringify!($name), ".sql")),
+            #[cfg(feature = "mysql")]
+            Dialect::MySql => include_str!(concat!("sql/mysql/", stringify!($name), ".sql")),
         }
     };
 }
 
 statements! {
     /// The statements of an outbox table.
-    OutboxSql of "outbox" in (postgres, sqlite) {
+    OutboxSql of "outbox" in (postgres, sqlite, mysql) {
         bury, claim, count_prunable, dead_letters, discard, discard_matching, enqueue, enqueued, extend, history, keep_done, look, ping,
         promote, prune_dead, prune_done, recover, redrive, redrive_matching, session, settle, settle_done, stats, stats_sample,
     }
@@ -60,9 +79,15 @@ statements! {
     }
 }
 
+#[cfg(feature = "mysql")]
+statements! {
+    /// The statements that only MySQL needs: the second half of a claim, and what RETURNING says elsewhere.
+    MySqlSql of "outbox" in (mysql) { claimed, dead, held, max_packet }
+}
+
 statements! {
     /// The statements of an inbox table.
-    InboxSql of "inbox" in (postgres, sqlite) { find_processed, is_processed, mark_processed, purge, store_result }
+    InboxSql of "inbox" in (postgres, sqlite, mysql) { find_processed, is_processed, mark_processed, purge, store_result }
 }
 
 /// Which of the two tables.
@@ -91,6 +116,10 @@ impl Kind {
             (Self::Outbox, Dialect::Sqlite) => include_str!("sql/sqlite/create_outbox.sql"),
             #[cfg(feature = "sqlite")]
             (Self::Inbox, Dialect::Sqlite) => include_str!("sql/sqlite/create_inbox.sql"),
+            #[cfg(feature = "mysql")]
+            (Self::Outbox, Dialect::MySql) => include_str!("sql/mysql/create_outbox.sql"),
+            #[cfg(feature = "mysql")]
+            (Self::Inbox, Dialect::MySql) => include_str!("sql/mysql/create_inbox.sql"),
         }
     }
 }
@@ -102,6 +131,9 @@ fn create_ordered(dialect: Dialect) -> &'static str {
         Dialect::Postgres => include_str!("sql/postgres/create_ordered.sql"),
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => include_str!("sql/sqlite/create_ordered.sql"),
+        // refused when the table is declared
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => "",
     }
 }
 
@@ -139,6 +171,11 @@ pub(crate) fn quoted(dialect: Dialect, table: &TableName) -> String {
         Dialect::Postgres => format!("\"{}\".\"{}\"", schema(table), table.table()),
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => format!("\"{}\"", bare(dialect, table)),
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => match table.schema() {
+            Some(schema) => format!("`{schema}`.`{}`", table.table()),
+            None => format!("`{}`", table.table()),
+        },
     }
 }
 
@@ -163,15 +200,26 @@ fn render(dialect: Dialect, table: &TableName, template: &str, text: &str) -> St
     name(dialect, table, template, &lines.join("\n"))
 }
 
+/// What identifiers are quoted with.
+fn quote(dialect: Dialect) -> char {
+    match dialect {
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => '`',
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        _ => '"',
+    }
+}
+
 /// Replaces `"outbox"` by the quoted name of the table and `"outbox_…"` by that of one of its parts.
 fn name(dialect: Dialect, table: &TableName, template: &str, text: &str) -> String {
     let quoted = quoted(dialect, table);
     let bare = bare(dialect, table);
+    let q = quote(dialect);
     // a function lives in a schema of its own naming, unlike an index, a constraint or a trigger
     let function = quoted.strip_suffix('"').unwrap_or(&quoted);
     text.replace(&format!("FUNCTION \"{template}_"), &format!("FUNCTION {function}_"))
-        .replace(&format!("\"{template}_"), &format!("\"{bare}_"))
-        .replace(&format!("\"{template}\""), &quoted)
+        .replace(&format!("{q}{template}_"), &format!("{q}{bare}_"))
+        .replace(&format!("{q}{template}{q}"), &quoted)
 }
 
 /// Repeats the row of placeholders in `(VALUES (?, …))` once for each of `n` rows.
@@ -183,7 +231,20 @@ pub(crate) fn repeat_values(sql: &str, n: usize) -> String {
     format!("{head}(VALUES {rows}{tail}")
 }
 
-#[cfg(all(test, feature = "postgres", feature = "sqlite"))]
+/// Repeats the last line, a row of placeholders, once for each of `n` rows.
+#[cfg(feature = "mysql")]
+pub(crate) fn repeat_rows(sql: &str, n: usize) -> String {
+    let Some((head, row)) = sql.rsplit_once('\n') else { return sql.to_owned() };
+    format!("{head}\n{}", vec![row; n].join(",\n"))
+}
+
+/// Repeats the placeholder of every `IN (?)` so that it takes `n` values.
+#[cfg(feature = "mysql")]
+pub(crate) fn repeat_list(sql: &str, n: usize) -> String {
+    sql.replace("IN (?)", &format!("IN ({})", vec!["?"; n].join(", ")))
+}
+
+#[cfg(all(test, feature = "postgres", feature = "sqlite", feature = "mysql"))]
 mod tests {
     use std::collections::BTreeSet;
 
@@ -209,6 +270,8 @@ mod tests {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
         assert_eq!(files("sqlite"), set(&common));
         assert_eq!(files("postgres"), set(&[&common[..], PostgresSql::NAMES].concat()));
+        let common = [OutboxSql::NAMES, InboxSql::NAMES, &["create_inbox", "create_outbox"]].concat();
+        assert_eq!(files("mysql"), set(&[&common[..], MySqlSql::NAMES].concat()));
     }
 
     #[test]
@@ -225,6 +288,9 @@ mod tests {
         assert!(!ddl.contains("\"outbox"));
         let ddl = create(Kind::Outbox, Dialect::Sqlite, &table, &Declaration::new());
         assert!(ddl.contains("CREATE TABLE \"orders_box\""));
+        let ddl = create(Kind::Outbox, Dialect::MySql, &table, &Declaration::new());
+        assert!(ddl.contains("CREATE TABLE `orders`.`box` ("));
+        assert!(ddl.contains("KEY `box_agenda` (state, due, topic)"));
     }
 
     #[test]
@@ -248,5 +314,7 @@ mod tests {
             repeat_values("WITH i AS (VALUES (?, ?)) SELECT ?", 2),
             "WITH i AS (VALUES (?, ?), (?, ?)) SELECT ?"
         );
+        assert_eq!(repeat_rows("INSERT\n(f(), ?)", 2), "INSERT\n(f(), ?),\n(f(), ?)");
+        assert_eq!(repeat_list("a IN (?) AND b IN (?) OR ?", 2), "a IN (?, ?) AND b IN (?, ?) OR ?");
     }
 }

@@ -23,7 +23,7 @@
 //! * [`history`] checks an audit trail that a trigger wrote: a ground truth that is not our own code.
 //! * [`faulty`] wraps a repository so that its calls fail by a seeded plan; [`proxy`] breaks PostgreSQL connections
 //!   at a chosen message.
-//! * [`server`] finds or starts a PostgreSQL server.
+//! * [`server`] finds or starts a PostgreSQL, MySQL or MariaDB server.
 //!
 //! It depends on the contract (`outbox-core`) and on no database.
 //!

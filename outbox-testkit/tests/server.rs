@@ -7,7 +7,7 @@ use std::{
 };
 
 use outbox_testkit::server::{
-    ControlError, Origin, Postgres, Settings, StartError, StopMode, postgres, private,
+    ControlError, Engine, Origin, Server, Settings, StartError, StopMode, mysql, postgres, private,
 };
 
 /// Runs one statement with psql, where that is installed.
@@ -42,6 +42,42 @@ async fn all_tests_of_a_process_share_one_server() {
     };
     assert!(std::ptr::eq(one, other));
     check(one.url(), "SELECT current_database()", "postgres");
+}
+
+/// The whole life of a MySQL server; the ways to one and the rules are those of PostgreSQL.
+#[tokio::test]
+async fn mysql_can_be_stopped_and_restarted() {
+    let Ok(server) = private(Settings::for_mysql_tests()).await else {
+        return;
+    };
+    assert_eq!((server.engine(), server.origin()), (Engine::MySql, Origin::Local));
+    for mode in [StopMode::Fast, StopMode::Immediate, StopMode::Kill] {
+        server.stop(mode).await.expect("stops");
+        assert!(!is_listening(server.url()), "{mode:?}");
+        server.restart().await.expect("starts again");
+        assert!(is_listening(server.url()));
+    }
+    let url = server.url().to_owned();
+    drop(server);
+    assert!(!is_listening(&url));
+}
+
+#[tokio::test]
+async fn mysql_is_shared_too() {
+    let (Ok(one), Ok(other)) = tokio::join!(mysql(), mysql()) else {
+        return;
+    };
+    assert!(std::ptr::eq(one, other));
+}
+
+#[tokio::test]
+async fn a_setting_mysql_refuses_is_named_in_the_error() {
+    if private(Settings::for_mysql_tests()).await.is_err() {
+        return;
+    }
+    let refused = Server::local(Settings::new(Engine::MySql).with("no_such_setting", "1")).await;
+    let error = refused.expect_err("the server does not know it");
+    assert!(error.to_string().contains("no_such_setting"), "{error}");
 }
 
 #[test]
@@ -106,7 +142,7 @@ async fn dropping_a_private_server_stops_it() {
 
 #[tokio::test]
 async fn dropping_a_server_stops_only_what_was_started_for_it() {
-    let Ok(server) = Postgres::start().await else {
+    let Ok(server) = Server::start(Settings::for_tests()).await else {
         return;
     };
     let url = server.url().to_owned();
@@ -121,7 +157,7 @@ async fn a_setting_the_server_refuses_is_named_in_the_error() {
     if private(Settings::for_tests()).await.is_err() {
         return;
     }
-    let refused = Postgres::local(Settings::new().with("no_such_setting", "1")).await;
+    let refused = Server::local(Settings::new(Engine::Postgres).with("no_such_setting", "1")).await;
     let error = refused.expect_err("the server does not know it");
     assert!(error.to_string().contains("no_such_setting"), "{error}");
 }
@@ -142,7 +178,7 @@ async fn debug_output_hides_the_password() {
     let Ok(server) = private(Settings::for_tests()).await else {
         return;
     };
-    assert_eq!(format!("{server:?}"), "Postgres { origin: Local, .. }");
+    assert_eq!(format!("{server:?}"), "Server { engine: Postgres, origin: Local, .. }");
 }
 
 /// This test binary, run again as a child that starts a server, prints its URL and waits to be killed.
@@ -168,7 +204,7 @@ fn a_killed_process_leaves_no_server_behind() {
 
 fn hold_a_server() {
     let server: Result<_, StartError> =
-        tokio::runtime::Runtime::new().expect("a runtime").block_on(Postgres::local(Settings::for_tests()));
+        tokio::runtime::Runtime::new().expect("a runtime").block_on(Server::local(Settings::for_tests()));
     match server {
         Ok(server) => {
             println!("\nURL {}\n", server.url());

@@ -2,7 +2,7 @@
 
 use std::env::var;
 
-use outbox_testkit::server::required;
+use outbox_testkit::server::{Engine, required};
 
 use crate::{
     cargo::{cargo, output, run, succeeds},
@@ -13,7 +13,7 @@ const STEP: &str = "tests in a container";
 
 /// Without an engine or an image it is left out, or fails where `OUTBOX_TEST_REQUIRE` names `container`.
 pub(crate) fn suite(report: &mut Report) {
-    match obstacle() {
+    match obstacle(Engine::Postgres) {
         None => report.step(STEP, tests),
         Some(reason) if required("container") => report.step(STEP, || Err(reason)),
         Some(reason) => report.leave_out(STEP, reason),
@@ -21,21 +21,25 @@ pub(crate) fn suite(report: &mut Report) {
 }
 
 /// What is in the way of starting a container, if anything.
-pub(crate) fn obstacle() -> Option<String> {
+pub(crate) fn obstacle(engine: Engine) -> Option<String> {
     if !succeeds("docker", &["info"]) {
         return Some("no container engine answers to `docker info`".to_owned());
     }
-    let image = image();
+    let image = image(engine);
     let there = succeeds("docker", &["image", "inspect", &image]) || succeeds("docker", &["pull", &image]);
     (!there).then(|| format!("the image {image} is neither here nor can it be pulled"))
 }
 
-fn image() -> String {
-    let setting =
-        |name, default: &str| var(name).ok().filter(|v| !v.is_empty()).unwrap_or_else(|| default.to_owned());
-    let name = setting("OUTBOX_TEST_POSTGRES_IMAGE", "postgres");
-    let tag = setting("OUTBOX_TEST_POSTGRES_TAG", "17");
-    format!("{name}:{tag}")
+fn image(engine: Engine) -> String {
+    let setting = |what, default: &str| {
+        let name = format!("OUTBOX_TEST_{}_{what}", engine.as_str().to_uppercase());
+        var(name).ok().filter(|v| !v.is_empty()).unwrap_or_else(|| default.to_owned())
+    };
+    let (name, tag) = match engine {
+        Engine::MySql => ("mariadb", "11.8"),
+        _ => ("postgres", "17"),
+    };
+    format!("{}:{}", setting("IMAGE", name), setting("TAG", tag))
 }
 
 /// For the whole workspace, so that nothing is compiled again; the filter keeps the rest out.

@@ -19,7 +19,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
   check   format, clippy, tests that need no server, documentation
   lint    the same without the tests
-  test    everything that CI runs; finds or starts PostgreSQL by itself
+  test    everything that CI runs; finds or starts PostgreSQL and MariaDB by itself
   budget  how many crates we add to a user's build";
 
 fn main() -> ExitCode {

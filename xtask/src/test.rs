@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use outbox_testkit::server::{Postgres, Settings, StartError, has_local_binaries};
+use outbox_testkit::server::{self, Engine, Settings, StartError, has_local_binaries};
 
 use crate::{
     boundaries, budget,
@@ -14,75 +14,95 @@ use crate::{
     report::{Outcome, Report},
 };
 
-const INSTALL: &str = "cargo xtask test needs PostgreSQL: install its server (Debian and Ubuntu: \
-    apt-get install postgresql), or start Docker, or set OUTBOX_TEST_POSTGRES_URL";
-
-/// Fails before the first step where there is no PostgreSQL.
+/// Fails before the first step where a server is missing.
 pub(crate) fn test(report: &mut Report) -> Outcome {
-    let server = Server::find()?;
-    println!("== PostgreSQL: {}", server.origin());
+    let servers =
+        [Settings::for_tests(), Settings::for_mysql_tests()].map(|settings| Server::find(&settings));
+    let [postgres, mysql] = servers;
+    let servers = [postgres?, mysql?];
+    for server in &servers {
+        println!("== {}", server.describe());
+    }
     report.step("boundaries", boundaries::check);
     report.step("budget", budget::check);
-    report.step("tests", || suite(&server));
+    report.step("tests", || suite(&servers));
     container::suite(report);
     report.step("examples", examples::run_all);
     Ok(())
 }
 
-fn suite(server: &Server) -> Outcome {
+fn suite(servers: &[Server]) -> Outcome {
     let mut tests = cargo(&["test", "--workspace", "--all-features", "--no-fail-fast"]);
-    server.announce(&mut tests);
+    tests.env_remove("OUTBOX_TEST_SERVER");
+    servers.iter().for_each(|server| server.announce(&mut tests));
     run(tests.env("OUTBOX_TEST_REQUIRE", requirements()))
 }
 
 /// What was required of us, and what we have just seen to be there.
 fn requirements() -> String {
     let given = var("OUTBOX_TEST_REQUIRE").unwrap_or_default();
-    let local = if has_local_binaries() { "local" } else { "" };
-    [given.as_str(), "postgres", local].join(",")
+    let mut names = vec![given.as_str(), "postgres", "mysql"];
+    names.extend(has_local_binaries(Engine::Postgres).then_some("local"));
+    names.extend(has_local_binaries(Engine::MySql).then_some("local-mysql"));
+    names.join(",")
 }
 
-/// The PostgreSQL of this run.
+/// A server of this run.
 enum Server {
     /// Given by URL, or started here and stopped when this is dropped.
-    Shared(Postgres),
+    Shared(server::Server),
     /// Each test binary starts a container of its own.
-    Containers,
+    Containers(Engine),
 }
 
 impl Server {
     /// By URL, else from local binaries, because one server for all is faster than a container for each test
     /// binary; containers get a run of their own later.
-    fn find() -> Result<Self, String> {
-        let settings = Settings::for_tests();
-        let found = if var_os("OUTBOX_TEST_POSTGRES_URL").is_some() {
-            Postgres::start_blocking(&settings)
+    fn find(settings: &Settings) -> Result<Self, String> {
+        let found = if var_os(url(settings.engine())).is_some() {
+            server::Server::start_blocking(settings)
         } else {
-            Postgres::local_blocking(&settings)
+            server::Server::local_blocking(settings)
         };
-        found.map(Server::Shared).or_else(|error| Self::without(&error))
+        found.map(Server::Shared).or_else(|error| Self::without(settings.engine(), &error))
     }
 
-    fn without(error: &StartError) -> Result<Self, String> {
-        match container::obstacle() {
-            None => Ok(Server::Containers),
-            Some(obstacle) => Err(format!("{INSTALL} ({error}; {obstacle})")),
+    fn without(engine: Engine, error: &StartError) -> Result<Self, String> {
+        match container::obstacle(engine) {
+            None => Ok(Server::Containers(engine)),
+            Some(obstacle) => Err(format!("{} ({error}; {obstacle})", install(engine))),
         }
     }
 
-    fn origin(&self) -> &'static str {
+    fn describe(&self) -> String {
         match self {
-            Server::Shared(server) => server.origin().as_str(),
-            Server::Containers => "a container for each test binary",
+            Server::Shared(server) => format!("{}: {}", server.engine().as_str(), server.origin()),
+            Server::Containers(engine) => format!("{}: a container for each test binary", engine.as_str()),
         }
     }
 
     fn announce(&self, tests: &mut Command) {
-        match self {
-            Server::Shared(server) => {
-                tests.env_remove("OUTBOX_TEST_SERVER").env("OUTBOX_TEST_POSTGRES_URL", server.url())
-            }
-            Server::Containers => tests.env("OUTBOX_TEST_SERVER", "container"),
-        };
+        if let Server::Shared(server) = self {
+            tests.env(url(server.engine()), server.url());
+        }
     }
+}
+
+fn url(engine: Engine) -> &'static str {
+    match engine {
+        Engine::MySql => "OUTBOX_TEST_MYSQL_URL",
+        _ => "OUTBOX_TEST_POSTGRES_URL",
+    }
+}
+
+fn install(engine: Engine) -> String {
+    let (name, package) = match engine {
+        Engine::MySql => ("MariaDB or MySQL", "mariadb-server"),
+        _ => ("PostgreSQL", "postgresql"),
+    };
+    let url = url(engine);
+    format!(
+        "cargo xtask test needs {name}: install its server (Debian and Ubuntu: apt-get install {package}), or start \
+         Docker, or set {url}"
+    )
 }

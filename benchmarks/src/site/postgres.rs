@@ -2,7 +2,7 @@
 
 use std::env;
 
-use outbox_testkit::server::{Postgres, Settings};
+use outbox_testkit::server::{Engine, Server, Settings};
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sea_orm::sqlx::{
     AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _, query, query_scalar, raw_sql,
@@ -30,7 +30,7 @@ pub(crate) struct PostgresSite {
     admin: PgPool,
     postmaster: Option<u32>,
     has_statements: bool,
-    _server: Option<Postgres>,
+    _server: Option<Server>,
 }
 
 impl PostgresSite {
@@ -189,17 +189,17 @@ pub(crate) fn head(text: &str) -> String {
     code.flat_map(str::split_whitespace).take(10).collect::<Vec<_>>().join(" ")
 }
 
-async fn find() -> Result<(String, Option<Postgres>)> {
+async fn find() -> Result<(String, Option<Server>)> {
     if let Ok(url) = env::var(URL) {
         return Ok((url, None));
     }
-    let server = Postgres::local(settings()).await?;
+    let server = Server::local(settings()).await?;
     Ok((server.url().to_owned(), Some(server)))
 }
 
 /// As durable as a server in use. Its log is in a file that it can read itself: the plans are taken from there.
 fn settings() -> Settings {
-    Settings::new()
+    Settings::new(Engine::Postgres)
         .with("fsync", "on")
         .with("synchronous_commit", "on")
         .with("wal_level", "replica")

@@ -1,4 +1,4 @@
-//! The whole suite on both databases.
+//! The whole suite on every database.
 
 mod postgres {
     use crate::harness::Postgres;
@@ -8,6 +8,17 @@ mod postgres {
     #[test]
     fn random_sequences_agree_with_the_reference() {
         outbox_testkit::model::<Postgres>(16, 50);
+    }
+}
+
+mod mysql {
+    use crate::harness::MySql;
+
+    outbox_testkit::conformance!(MySql: repository, inspect, operations, processed);
+
+    #[test]
+    fn random_sequences_agree_with_the_reference() {
+        outbox_testkit::model::<MySql>(16, 50);
     }
 }
 

@@ -10,7 +10,7 @@ use outbox_testkit::{
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 use uuid::Uuid;
 
-/// What both harnesses have.
+/// What the harnesses have.
 pub(crate) struct Tables {
     pub(crate) db: DatabaseConnection,
     pub(crate) outbox: OutboxTable,
@@ -113,6 +113,70 @@ impl Harness for Postgres {
     }
 }
 
+/// A database of its own on the shared server.
+pub(crate) struct MySql {
+    pub(crate) tables: Tables,
+    schema: String,
+}
+
+impl Harness for MySql {
+    const NAME: &'static str = "mysql";
+    type Repository = OutboxTable;
+
+    async fn start() -> Result<Self, Skip> {
+        let server = outbox_testkit::server::mysql().await?;
+        let mut options = ConnectOptions::new(server.url());
+        options.max_connections(12).sqlx_logging(false);
+        let db = Database::connect(options).await.expect("connect");
+        let schema = format!("t_{}", Uuid::new_v4().simple());
+        let tables = Tables::create(db, &schema, Declaration::new()).await;
+        Ok(Self { tables, schema })
+    }
+
+    fn repository(&self) -> &OutboxTable {
+        &self.tables.outbox
+    }
+
+    async fn advance(&self, by: Duration) {
+        let (schema, by) = (&self.schema, by.as_micros());
+        // rows of open transactions are not there yet
+        let outbox = format!(
+            "UPDATE (SELECT seq FROM {schema}.outbox FOR UPDATE SKIP LOCKED) AS p \
+             STRAIGHT_JOIN {schema}.outbox AS m FORCE INDEX (PRIMARY) ON m.seq = p.seq \
+             SET m.created_at = m.created_at - INTERVAL {by} MICROSECOND, \
+             m.dead_at = m.dead_at - INTERVAL {by} MICROSECOND, m.place = m.place - {by} * 1000, \
+             m.due_since = m.due_since - {by} * 1000, m.due = IF(m.state = 2, m.due, m.due - {by} * 1000)"
+        );
+        let inbox = format!(
+            "UPDATE (SELECT group_name, message_id FROM {schema}.inbox FOR UPDATE SKIP LOCKED) AS p \
+             STRAIGHT_JOIN {schema}.inbox AS m USING (group_name, message_id) \
+             SET m.processed_at = m.processed_at - INTERVAL {by} MICROSECOND"
+        );
+        for sql in [outbox, inbox] {
+            self.tables.execute(&sql).await.expect("shift the table");
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::all().with_hints(false)
+    }
+
+    async fn corrupt(&self, id: MessageId, corruption: Corruption) -> bool {
+        let set = match corruption {
+            Corruption::Headers => "headers = '[1]'",
+            Corruption::Attempts => "attempts = -1",
+            Corruption::CreatedAt => "created_at = '0000-00-00 00:00:00'",
+            _ => return false,
+        };
+        let sql = format!("UPDATE {}.outbox SET {set} WHERE id = ?", self.schema);
+        self.tables.corrupt(DbBackend::MySql, &sql, id).await
+    }
+
+    async fn finish(self) {
+        self.tables.execute(&format!("DROP DATABASE {}", self.schema)).await.expect("drop the database");
+    }
+}
+
 /// A file of its own.
 pub(crate) struct Sqlite {
     pub(crate) tables: Tables,
@@ -180,6 +244,18 @@ impl OperationsHarness for Postgres {
     }
 }
 
+impl OperationsHarness for MySql {
+    type Operations = OutboxTable;
+
+    fn operations(&self) -> &OutboxTable {
+        &self.tables.outbox
+    }
+
+    fn keeping(&self) -> Option<OutboxTable> {
+        Some(self.tables.outbox.clone().with_retention(Retention::Keep))
+    }
+}
+
 impl OperationsHarness for Sqlite {
     type Operations = OutboxTable;
 
@@ -193,6 +269,14 @@ impl OperationsHarness for Sqlite {
 }
 
 impl ProcessedHarness for Postgres {
+    type Processed = ProcessedTable;
+
+    fn processed(&self) -> &ProcessedTable {
+        &self.tables.inbox
+    }
+}
+
+impl ProcessedHarness for MySql {
     type Processed = ProcessedTable;
 
     fn processed(&self) -> &ProcessedTable {

@@ -15,7 +15,7 @@ use outbox_sea_orm::{OutboxTable, ProcessedTable, transactor};
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use uuid::Uuid;
 
-use crate::support::{LEASE, PATIENCE, Site, on_postgres, on_sqlite};
+use crate::support::{LEASE, PATIENCE, Site, on_mysql, on_postgres, on_sqlite};
 
 async fn an_id_that_is_there_leaves_the_transaction_usable(site: &Site) {
     let [known] = site.enqueue("first", 1).await[..] else { panic!("one id") };
@@ -256,6 +256,19 @@ async fn a_broken_statement_elsewhere_is_no_error_of_ours(site: &Site) {
 }
 
 on_postgres! {
+    an_id_that_is_there_leaves_the_transaction_usable,
+    an_id_of_an_open_transaction_is_waited_for,
+    a_hundred_thousand_messages_share_one_transaction,
+    no_call_is_too_long_for_a_statement,
+    hostile_values_are_nothing_but_values,
+    hostile_names_never_reach_the_database,
+    reserved_words_are_names_like_any_other,
+    two_tables_do_not_see_each_other,
+    claims_of_several_loops_are_disjoint,
+    a_broken_statement_elsewhere_is_no_error_of_ours,
+}
+
+on_mysql! {
     an_id_that_is_there_leaves_the_transaction_usable,
     an_id_of_an_open_transaction_is_waited_for,
     a_hundred_thousand_messages_share_one_transaction,

@@ -5,6 +5,7 @@ mod doctor;
 mod faults;
 mod harness;
 mod input;
+mod mysql;
 mod operations;
 mod ordered;
 mod plans;

@@ -14,7 +14,9 @@ use outbox_testkit::secrets::{TOKEN, assert_clean};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{LEASE, Log, PATIENCE, Pool, Site, run_logged, run_logged_on_sqlite};
+use crate::support::{
+    LEASE, Log, PATIENCE, Pool, Site, run_logged, run_logged_on_mysql, run_logged_on_sqlite,
+};
 
 #[track_caller]
 fn assert_debug_clean(value: &impl Debug) {
@@ -217,6 +219,21 @@ async fn nothing_shows_a_secret_on_postgres() {
         logged.dispatch().await;
         logged.break_constraints().await;
         let tables = ["outbox", "inbox"].map(|table| format!("\"{}\".\"{table}\"", site.schema()));
+        assert_log_clean(log, &[&tables[0], &tables[1]]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_shows_a_secret_on_mysql() {
+    run_logged_on_mysql("secrets::nothing_shows_a_secret_on_mysql", async |site, log| {
+        let logged = Logged::open(site).await;
+        logged.use_the_outbox().await;
+        logged.use_the_inbox().await;
+        logged.refuse_input().await;
+        logged.enqueue_again().await;
+        logged.dispatch().await;
+        let tables = ["outbox", "inbox"].map(|table| format!("`{}`.`{table}`", site.schema()));
         assert_log_clean(log, &[&tables[0], &tables[1]]);
     })
     .await;

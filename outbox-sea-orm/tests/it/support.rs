@@ -31,6 +31,7 @@ pub(crate) struct Site {
 
 enum Place {
     Postgres { url: String, schema: String },
+    MySql { url: String, schema: String },
     Sqlite { file: PathBuf, _folder: Option<tempfile::TempDir> },
 }
 
@@ -38,6 +39,7 @@ impl Place {
     async fn connect(&self, pool: Pool<'_>) -> DatabaseConnection {
         let url = match self {
             Self::Postgres { url, .. } => pool.url.unwrap_or(url).to_owned(),
+            Self::MySql { url, schema } => mysql_database(url, &format!("{schema}{}", pool.suffix)).await,
             Self::Sqlite { file, .. } => format!("sqlite://{}?mode=rwc", file.display()),
         };
         let mut options = ConnectOptions::new(url);
@@ -46,6 +48,7 @@ impl Place {
             Self::Postgres { schema, .. } => {
                 postgres_options(&mut options, &format!("{schema}{}", pool.suffix), pool.settings);
             }
+            Self::MySql { .. } => mysql_options(&mut options, pool.settings),
             Self::Sqlite { .. } => sqlite_options(&mut options),
         }
         Database::connect(options).await.expect("connect")
@@ -53,7 +56,7 @@ impl Place {
 
     fn name(&self, table: &str) -> TableName {
         let schema = match self {
-            Self::Postgres { schema, .. } => schema,
+            Self::Postgres { schema, .. } | Self::MySql { schema, .. } => schema,
             Self::Sqlite { .. } => "t",
         };
         TableName::parse(&format!("{schema}.{table}")).expect("name")
@@ -61,7 +64,7 @@ impl Place {
 
     fn sql_name(&self, table: &str) -> String {
         match self {
-            Self::Postgres { schema, .. } => format!("{schema}.{table}"),
+            Self::Postgres { schema, .. } | Self::MySql { schema, .. } => format!("{schema}.{table}"),
             Self::Sqlite { .. } => format!("t_{table}"),
         }
     }
@@ -94,6 +97,24 @@ fn postgres_options(options: &mut ConnectOptions, application: &str, settings: &
     });
 }
 
+/// Makes the database, and returns the URL with it as the one to connect to: that tells our sessions apart.
+async fn mysql_database(url: &str, database: &str) -> String {
+    let db = Database::connect(ConnectOptions::new(url)).await.expect("connect");
+    db.execute_unprepared(&format!("CREATE DATABASE IF NOT EXISTS {database}")).await.expect("create");
+    db.close().await.expect("close");
+    let (address, query) = url.split_once('?').unwrap_or((url, ""));
+    let (address, _) = address.rsplit_once('/').expect("a database in the URL");
+    format!("{address}/{database}?{query}")
+}
+
+/// Only the time zone can be set.
+fn mysql_options(options: &mut ConnectOptions, settings: &[(&str, &str)]) {
+    for (name, value) in owned(settings) {
+        assert_eq!(name, "timezone");
+        options.map_sqlx_mysql_opts(move |options| options.timezone(value.clone()));
+    }
+}
+
 fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
     settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
@@ -120,6 +141,18 @@ impl Site {
         Self::create(Place::Postgres { url: url.to_owned(), schema }, settings).await
     }
 
+    /// In a database of its own on the shared MySQL; `None` without one, said on standard error.
+    pub(crate) async fn mysql() -> Option<Self> {
+        let server = outbox_testkit::server::mysql().await.ok()?;
+        Some(Self::mysql_at(server.url()).await)
+    }
+
+    /// In a database of its own on the MySQL at `url`.
+    pub(crate) async fn mysql_at(url: &str) -> Self {
+        let schema = format!("t_{}", Uuid::new_v4().simple());
+        Self::create(Place::MySql { url: url.to_owned(), schema }, &[]).await
+    }
+
     /// As [`Self::postgres`], and a pool of its own that reaches the server through a proxy.
     pub(crate) async fn with_proxy() -> Option<(Self, Proxy, DatabaseConnection)> {
         let site = Self::postgres().await?;
@@ -139,7 +172,7 @@ impl Site {
     /// What another process says to [`Self::reopen`] to be at the same place.
     pub(crate) fn place(&self) -> String {
         match &self.place {
-            Place::Postgres { schema, .. } => schema.clone(),
+            Place::Postgres { schema, .. } | Place::MySql { schema, .. } => schema.clone(),
             Place::Sqlite { file, .. } => file.display().to_string(),
         }
     }
@@ -183,13 +216,17 @@ impl Site {
     /// The schema, which is also the name of the application on each of our connections.
     pub(crate) fn schema(&self) -> &str {
         match &self.place {
-            Place::Postgres { schema, .. } => schema,
+            Place::Postgres { schema, .. } | Place::MySql { schema, .. } => schema,
             Place::Sqlite { .. } => panic!("no schemas on SQLite"),
         }
     }
 
     pub(crate) fn is_postgres(&self) -> bool {
         matches!(self.place, Place::Postgres { .. })
+    }
+
+    pub(crate) fn is_mysql(&self) -> bool {
+        matches!(self.place, Place::MySql { .. })
     }
 
     /// Where SQLite keeps it.
@@ -200,7 +237,7 @@ impl Site {
 
     pub(crate) fn url(&self) -> String {
         match &self.place {
-            Place::Postgres { url, .. } => url.clone(),
+            Place::Postgres { url, .. } | Place::MySql { url, .. } => url.clone(),
             Place::Sqlite { .. } => format!("sqlite://{}?mode=rwc", self.file().display()),
         }
     }
@@ -233,9 +270,7 @@ impl Site {
     }
 
     pub(crate) async fn values<T: TryGetable>(&self, sql: &str) -> Vec<T> {
-        let statement = Statement::from_string(self.db.get_database_backend(), sql);
-        let rows = self.db.query_all_raw(statement).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
-        rows.iter().map(|row| row.try_get_by_index(0).expect("column")).collect()
+        values(&self.db, sql).await
     }
 
     /// The number of rows in a table, for example `business WHERE name = 'a'`.
@@ -275,27 +310,34 @@ impl Site {
 
     /// Makes every lease expire.
     pub(crate) async fn expire_leases(&self) {
-        let by = match self.place {
-            Place::Postgres { .. } => "interval '2 days'",
-            Place::Sqlite { .. } => "172800000",
+        let set = match self.place {
+            Place::Postgres { .. } => "leased_until = leased_until - interval '2 days'",
+            Place::MySql { .. } => "due = IF(state = 4, due - 172800000000000, due)",
+            Place::Sqlite { .. } => "leased_until = leased_until - 172800000",
         };
         let outbox = self.sql_name("outbox");
-        self.execute(&format!("UPDATE {outbox} SET leased_until = leased_until - {by}")).await;
+        self.execute(&format!("UPDATE {outbox} SET {set}")).await;
     }
 
     /// Whether one of our sessions sits in a transaction and does nothing.
     pub(crate) async fn has_idle_transaction(&self) -> bool {
-        let Place::Postgres { schema, .. } = &self.place else { return false };
-        let sql = format!(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '{schema}%' \
-             AND state LIKE 'idle in transaction%'"
-        );
+        let sql = match &self.place {
+            Place::Postgres { schema, .. } => format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '{schema}%' \
+                 AND state LIKE 'idle in transaction%'"
+            ),
+            Place::MySql { schema, .. } => format!(
+                "SELECT count(*) FROM information_schema.INNODB_TRX AS t JOIN information_schema.PROCESSLIST AS p \
+                 ON p.ID = t.TRX_MYSQL_THREAD_ID WHERE p.DB LIKE '{schema}%' AND p.COMMAND = 'Sleep'"
+            ),
+            Place::Sqlite { .. } => return false,
+        };
         self.value::<i64>(&sql).await > 0
     }
 
     /// Removes everything, also what tests have left open on purpose.
     pub(crate) async fn finish(self) {
-        let Place::Postgres { url, schema } = &self.place else { return };
+        let Place::Postgres { url, schema } = &self.place else { return self.finish_mysql().await };
         let db = Database::connect(ConnectOptions::new(url)).await.expect("connect");
         let others = format!(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE '{schema}%'"
@@ -308,6 +350,26 @@ impl Site {
 /// A draft with a secret in its payload and in a header.
 pub(crate) fn secret_draft(topic: &str) -> Draft {
     Draft::new(topic, format!("payload {TOKEN}")).header("authorization", TOKEN)
+}
+
+impl Site {
+    async fn finish_mysql(self) {
+        let Place::MySql { url, schema } = &self.place else { return };
+        let db = Database::connect(ConnectOptions::new(url)).await.expect("connect");
+        let sessions = format!(
+            "SELECT CAST(ID AS SIGNED) FROM information_schema.PROCESSLIST WHERE DB LIKE '{schema}%'"
+        );
+        for id in values::<i64>(&db, &sessions).await {
+            // it may end by itself
+            let _ = db.execute_unprepared(&format!("KILL {id}")).await;
+        }
+        let databases = format!(
+            "SELECT CAST(SCHEMA_NAME AS CHAR) FROM information_schema.SCHEMATA WHERE SCHEMA_NAME LIKE '{schema}%'"
+        );
+        for database in values::<String>(&db, &databases).await {
+            db.execute_unprepared(&format!("DROP DATABASE {database}")).await.expect("drop the database");
+        }
+    }
 }
 
 /// See [`Site::victim`].
@@ -324,9 +386,15 @@ impl Victim {
         let Self { db, outbox, inbox, suffix } = self;
         drop((outbox, inbox));
         db.close().await.expect("close");
-        let Place::Postgres { schema, .. } = &site.place else { return };
-        let sql =
-            format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{schema}{suffix}'");
+        let sql = match &site.place {
+            Place::Postgres { schema, .. } => {
+                format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{schema}{suffix}'")
+            }
+            Place::MySql { schema, .. } => {
+                format!("SELECT count(*) FROM information_schema.PROCESSLIST WHERE DB = '{schema}{suffix}'")
+            }
+            Place::Sqlite { .. } => return,
+        };
         eventually("the sessions end", async || site.value::<i64>(&sql).await == 0).await;
     }
 }
@@ -335,6 +403,12 @@ pub(crate) async fn value<T: TryGetable>(db: &impl ConnectionTrait, sql: &str) -
     let statement = Statement::from_string(db.get_database_backend(), sql);
     let row = db.query_one_raw(statement).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     row.expect("a row").try_get_by_index(0).expect("column")
+}
+
+async fn values<T: TryGetable>(db: &impl ConnectionTrait, sql: &str) -> Vec<T> {
+    let statement = Statement::from_string(db.get_database_backend(), sql);
+    let rows = db.query_all_raw(statement).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    rows.iter().map(|row| row.try_get_by_index(0).expect("column")).collect()
 }
 
 pub(crate) async fn settle_all(outbox: &OutboxTable, claim: &Claim, outcome: Outcome) {
@@ -346,6 +420,13 @@ pub(crate) async fn settle_all(outbox: &OutboxTable, claim: &Claim, outcome: Out
 /// Runs a test on PostgreSQL, or skips it loudly.
 pub(crate) async fn run_on_postgres(test: impl AsyncFnOnce(&Site)) {
     let Some(site) = Site::postgres().await else { return };
+    test(&site).await;
+    site.finish().await;
+}
+
+/// Runs a test on MySQL, or skips it loudly.
+pub(crate) async fn run_on_mysql(test: impl AsyncFnOnce(&Site)) {
+    let Some(site) = Site::mysql().await else { return };
     test(&site).await;
     site.finish().await;
 }
@@ -433,6 +514,18 @@ macro_rules! on_postgres {
     };
 }
 
+/// Makes a named test on MySQL of each function `async fn(&Site)`.
+macro_rules! on_mysql {
+    ($($case:ident),* $(,)?) => {
+        mod mysql {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                crate::support::run_on_mysql(super::$case).await;
+            })*
+        }
+    };
+}
+
 /// Makes a named test on SQLite of each function `async fn(&Site)`.
 macro_rules! on_sqlite {
     ($($case:ident),* $(,)?) => {
@@ -445,7 +538,7 @@ macro_rules! on_sqlite {
     };
 }
 
-pub(crate) use {on_postgres, on_sqlite};
+pub(crate) use {on_mysql, on_postgres, on_sqlite};
 
 /// Drops `future` when it is not ready for the `k`-th time; `None` says that it was dropped.
 pub(crate) async fn cancel_at<F: Future>(k: usize, future: F) -> Option<F::Output> {
@@ -473,7 +566,10 @@ pub(crate) fn child_role() -> Option<String> {
 pub(crate) fn child(name: &str, role: &str, url: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", name, "--nocapture", "--test-threads", "1"]).env(CHILD, role);
-    command.env_remove("OUTBOX_TEST_SERVER").env("OUTBOX_TEST_POSTGRES_URL", url).kill_on_drop(true);
+    command.env_remove("OUTBOX_TEST_SERVER").kill_on_drop(true);
+    let variable =
+        if url.starts_with("mysql") { "OUTBOX_TEST_MYSQL_URL" } else { "OUTBOX_TEST_POSTGRES_URL" };
+    command.env(variable, url);
     command
 }
 
@@ -482,6 +578,14 @@ pub(crate) async fn run_logged(name: &str, test: impl AsyncFnOnce(&Site, &Log)) 
     let Ok(server) = outbox_testkit::server::postgres().await else { return };
     if let Some(log) = alone(name, server.url()).await {
         run_on_postgres(async |site| test(site, &log).await).await;
+    }
+}
+
+/// As [`run_logged`] on MySQL.
+pub(crate) async fn run_logged_on_mysql(name: &str, test: impl AsyncFnOnce(&Site, &Log)) {
+    let Ok(server) = outbox_testkit::server::mysql().await else { return };
+    if let Some(log) = alone(name, server.url()).await {
+        run_on_mysql(async |site| test(site, &log).await).await;
     }
 }
 

@@ -183,7 +183,8 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
 
     async fn repeat(&mut self, which: usize) -> Compared {
         let Some((id, number)) = pick(&self.messages, which) else { return Ok(()) };
-        if self.open.iter().any(|open| open.ids.contains(&id)) {
+        // also the id of a message that was deleted a moment ago may wait for its neighbours in an index (InnoDB)
+        if !self.open.is_empty() {
             return Ok(());
         }
         let open = self.begin(vec![Draft::new(topic(number), "again").id(id)]).await?;

@@ -14,9 +14,10 @@ use testcontainers::{
 use tokio::{sync::oneshot, time::timeout};
 use uuid::Uuid;
 
-use super::{Settings, env, keeper::Keeper, probe};
+use super::{Engine, Settings, env, keeper::Keeper, probe};
 
-const PORT: ContainerPort = ContainerPort::Tcp(5432);
+const POSTGRES_PORTS: [ContainerPort; 1] = [ContainerPort::Tcp(5432)];
+const MYSQL_PORTS: [ContainerPort; 1] = [ContainerPort::Tcp(3306)];
 /// Covers pulling the image.
 const PATIENCE_WITH_THE_ENGINE: Duration = Duration::from_secs(180);
 const PATIENCE_WITH_THE_SERVER: Duration = Duration::from_secs(60);
@@ -36,7 +37,7 @@ pub(super) struct Container {
 
 impl Container {
     pub(super) fn start(settings: &Settings) -> Result<Self, String> {
-        let image = Postgres::new(settings);
+        let image = Server::new(settings);
         let reaper = Keeper::spawn(SCRIPT, [image.container.as_str()], |_| ());
         let reaper = reaper.map_err(|error| format!("sh: {error}"))?;
         let (started, start) = mpsc::channel();
@@ -61,7 +62,7 @@ impl Drop for Container {
 }
 
 /// Runs on the container's own thread from its start to its end.
-fn hold(image: Postgres, started: &mpsc::Sender<Result<String, String>>, stopped: oneshot::Receiver<()>) {
+fn hold(image: Server, started: &mpsc::Sender<Result<String, String>>, stopped: oneshot::Receiver<()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Ok(runtime) = runtime else {
         return;
@@ -78,9 +79,10 @@ fn hold(image: Postgres, started: &mpsc::Sender<Result<String, String>>, stopped
     });
 }
 
-/// The official image's contract, as far as it is used here.
+/// The official images' contract, as far as it is used here.
 #[derive(Debug)]
-struct Postgres {
+struct Server {
+    engine: Engine,
     name: String,
     tag: String,
     container: String,
@@ -88,12 +90,16 @@ struct Postgres {
     command: Vec<String>,
 }
 
-impl Postgres {
+impl Server {
     fn new(settings: &Settings) -> Self {
-        let command = ["postgres".to_owned()].into_iter();
+        let engine = settings.engine();
+        // the images of MySQL and MariaDB put the server's name before options
+        let command = (engine == Engine::Postgres).then(|| "postgres".to_owned()).into_iter();
+        let (name, tag) = env::image(engine);
         Self {
-            name: env::image(),
-            tag: env::tag(),
+            engine,
+            name,
+            tag,
             container: format!("outbox-test-{}", Uuid::new_v4().simple()),
             password: Uuid::new_v4().simple().to_string(),
             command: command.chain(settings.arguments()).collect(),
@@ -102,12 +108,12 @@ impl Postgres {
 
     /// The running container and its URL.
     async fn run(self) -> Result<(ContainerAsync<Self>, String), String> {
-        let (descriptor, password) = (format!("{}:{}", self.name, self.tag), self.password.clone());
+        let (engine, descriptor) = (self.engine, format!("{}:{}", self.name, self.tag));
+        let password = self.password.clone();
         let container = self.create().await.map_err(|reason| format!("{descriptor}: {reason}"))?;
-        let (host, port) = place(&container).await.map_err(|error| error.to_string())?;
-        wait_until_ready(&container, &host, port).await?;
-        let url = format!("postgres://postgres:{password}@{host}:{port}/postgres");
-        Ok((container, url))
+        let (host, port) = place(engine, &container).await.map_err(|error| error.to_string())?;
+        wait_until_ready(engine, &container, &host, port).await?;
+        Ok((container, engine.url(&password, &host, port)))
     }
 
     async fn create(self) -> Result<ContainerAsync<Self>, String> {
@@ -120,7 +126,7 @@ impl Postgres {
     }
 }
 
-impl Image for Postgres {
+impl Image for Server {
     fn name(&self) -> &str {
         &self.name
     }
@@ -139,7 +145,18 @@ impl Image for Postgres {
         &self,
     ) -> impl IntoIterator<Item = (impl Into<std::borrow::Cow<'_, str>>, impl Into<std::borrow::Cow<'_, str>>)>
     {
-        [("POSTGRES_PASSWORD", self.password.as_str()), ("POSTGRES_HOST_AUTH_METHOD", "password")]
+        match self.engine {
+            Engine::Postgres => {
+                vec![
+                    ("POSTGRES_PASSWORD", self.password.clone()),
+                    ("POSTGRES_HOST_AUTH_METHOD", "password".into()),
+                ]
+            }
+            // only root may make databases
+            Engine::MySql => {
+                vec![("MYSQL_ROOT_PASSWORD", self.password.clone()), ("MYSQL_DATABASE", "outbox".into())]
+            }
+        }
     }
 
     fn cmd(&self) -> impl IntoIterator<Item = impl Into<std::borrow::Cow<'_, str>>> {
@@ -147,21 +164,36 @@ impl Image for Postgres {
     }
 
     fn expose_ports(&self) -> &[ContainerPort] {
-        &[PORT]
+        ports(self.engine)
+    }
+}
+
+fn ports(engine: Engine) -> &'static [ContainerPort] {
+    match engine {
+        Engine::Postgres => &POSTGRES_PORTS,
+        Engine::MySql => &MYSQL_PORTS,
     }
 }
 
 /// `localhost` may mean IPv6 first, and the port is published for IPv4.
-async fn place(container: &ContainerAsync<Postgres>) -> Result<(String, u16), TestcontainersError> {
+async fn place(
+    engine: Engine,
+    container: &ContainerAsync<Server>,
+) -> Result<(String, u16), TestcontainersError> {
     let host = container.get_host().await?.to_string();
-    let port = container.get_host_port_ipv4(PORT).await?;
+    let port = container.get_host_port_ipv4(ports(engine)[0]).await?;
     let host = if host == "localhost" { "127.0.0.1".to_owned() } else { host };
     Ok((host, port))
 }
 
-async fn wait_until_ready(container: &ContainerAsync<Postgres>, host: &str, port: u16) -> Result<(), String> {
+async fn wait_until_ready(
+    engine: Engine,
+    container: &ContainerAsync<Server>,
+    host: &str,
+    port: u16,
+) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE_WITH_THE_SERVER;
-    while !matches!(probe::ask(host, port), Ok(true)) {
+    while !matches!(probe::ask(engine, host, port), Ok(true)) {
         if !container.is_running().await.unwrap_or(false) {
             return Err("the container exited".to_owned());
         }

@@ -2,14 +2,8 @@
 
 use std::env::var;
 
-use super::{Origin, StartError};
+use super::{Engine, Origin, StartError};
 
-pub(super) const URL: &str = "OUTBOX_TEST_POSTGRES_URL";
-pub(super) const BIN: &str = "OUTBOX_TEST_POSTGRES_BIN";
-#[cfg(feature = "containers")]
-const IMAGE: &str = "OUTBOX_TEST_POSTGRES_IMAGE";
-#[cfg(feature = "containers")]
-const TAG: &str = "OUTBOX_TEST_POSTGRES_TAG";
 const SERVER: &str = "OUTBOX_TEST_SERVER";
 const REQUIRE: &str = "OUTBOX_TEST_REQUIRE";
 
@@ -24,31 +18,37 @@ fn names(list: &str, name: &str) -> bool {
     list.split(',').any(|word| word.trim() == name)
 }
 
-pub(super) fn url() -> Option<String> {
-    text(URL)
+/// The variable that says `what` of an engine, for example `OUTBOX_TEST_POSTGRES_URL`.
+pub(super) fn name(engine: Engine, what: &str) -> String {
+    format!("OUTBOX_TEST_{}_{what}", engine.as_str().to_uppercase())
 }
 
-pub(super) fn binaries() -> Option<String> {
-    text(BIN)
+pub(super) fn url(engine: Engine) -> Option<String> {
+    text(&name(engine, "URL"))
 }
 
+pub(super) fn binaries(engine: Engine) -> Option<String> {
+    text(&name(engine, "BIN"))
+}
+
+/// Name and tag of the image.
 #[cfg(feature = "containers")]
-pub(super) fn image() -> String {
-    text(IMAGE).unwrap_or_else(|| "postgres".to_owned())
-}
-
-#[cfg(feature = "containers")]
-pub(super) fn tag() -> String {
-    text(TAG).unwrap_or_else(|| "17".to_owned())
+pub(super) fn image(engine: Engine) -> (String, String) {
+    let (image, tag) = match engine {
+        Engine::Postgres => ("postgres", "17"),
+        Engine::MySql => ("mariadb", "11.8"),
+    };
+    let setting = |what, default: &str| text(&name(engine, what)).unwrap_or_else(|| default.to_owned());
+    (setting("IMAGE", image), setting("TAG", tag))
 }
 
 /// What to try, in order. A server that was named by URL has no substitute: testing another one silently
 /// would be worse than failing.
-pub(super) fn order() -> Result<Vec<Origin>, StartError> {
+pub(super) fn order(engine: Engine) -> Result<Vec<Origin>, StartError> {
     allowed()?;
     match text(SERVER) {
         Some(word) => forced(&word).map(|origin| vec![origin]),
-        None if url().is_some() => Ok(vec![Origin::Url]),
+        None if url(engine).is_some() => Ok(vec![Origin::Url]),
         None => Ok(vec![Origin::Container, Origin::Local]),
     }
 }

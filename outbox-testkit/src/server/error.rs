@@ -1,6 +1,6 @@
 use std::{error::Error, fmt};
 
-use super::Origin;
+use super::{Engine, Origin};
 
 /// Why no server could be had. Never holds a URL or a password.
 #[derive(Debug, Clone)]
@@ -11,7 +11,7 @@ pub enum StartError {
     /// `OUTBOX_TEST_SERVER` holds this word, which is none of `url`, `container`, `local`, `none`.
     UnknownServer(String),
     /// Each way that was tried, in order, with what was in the way.
-    NoServer(Vec<Attempt>),
+    NoServer(Engine, Vec<Attempt>),
 }
 
 impl fmt::Display for StartError {
@@ -21,15 +21,15 @@ impl fmt::Display for StartError {
             StartError::UnknownServer(word) => {
                 write!(f, "OUTBOX_TEST_SERVER is {word:?}, not url, container, local or none")
             }
-            StartError::NoServer(attempts) => write_attempts(f, attempts),
+            StartError::NoServer(engine, attempts) => write_attempts(f, *engine, attempts),
         }
     }
 }
 
 impl Error for StartError {}
 
-fn write_attempts(f: &mut fmt::Formatter<'_>, attempts: &[Attempt]) -> fmt::Result {
-    f.write_str("no PostgreSQL server")?;
+fn write_attempts(f: &mut fmt::Formatter<'_>, engine: Engine, attempts: &[Attempt]) -> fmt::Result {
+    write!(f, "no {} server", engine.title())?;
     attempts.iter().try_for_each(|attempt| write!(f, "; {}: {}", attempt.origin, attempt.reason))
 }
 

@@ -14,7 +14,9 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Settings, StopMode, binaries, keeper::Keeper, owner, owner::Owner, probe};
+use super::{
+    Engine, Settings, StopMode, binaries, binaries::Installation, keeper::Keeper, owner, owner::Owner, probe,
+};
 
 const HOST: &str = "127.0.0.1";
 /// Starting includes recovery after a crash.
@@ -26,14 +28,14 @@ const MAX_PORTS: usize = 3;
 /// Orders: `start PORT`, `alive`, or the name of a signal that ends the server. Answers: `up` or `down`.
 /// `jobs` makes the shell notice a server that has exited.
 const SCRIPT: &str = r#"
-folder=$1 postgres=$2 server=
+folder=$1 program=$2 server=
 shift 2
 alive() { jobs >/dev/null; [ -n "$server" ] && kill -0 "$server"; }
-start() { "$postgres" -D "$folder/data" -p "$@" </dev/null >>"$folder/server.log" 2>&1 & server=$!; }
+start() { "$program" "$@" </dev/null >>"$folder/server.log" 2>&1 & server=$!; }
 end() { alive && kill -s "$1" "$server" && wait "$server"; server=; }
 while read -r order port; do
     case $order in
-        start) alive || start "$port" "$@" ;;
+        start) alive || start "$@" --port="$port" ;;
         alive) ;;
         *) end "$order" ;;
     esac
@@ -45,6 +47,7 @@ cd / && rm -rf "$folder"
 
 #[derive(Debug)]
 pub(super) struct Local {
+    engine: Engine,
     url: String,
     port: u16,
     /// Before the folder, so that the server is gone when the folder goes.
@@ -54,19 +57,15 @@ pub(super) struct Local {
 
 impl Local {
     pub(super) fn start(settings: &Settings) -> Result<Self, String> {
-        let binaries = binaries::find()?;
+        let engine = settings.engine();
+        let binaries = binaries::find(engine)?;
         let folder = Folder::create()?;
-        let owner = Owner::for_server(&folder.0)?;
+        let owner = Owner::for_server(engine, &folder.0)?;
         let password = Uuid::new_v4().simple().to_string();
         initialise(&binaries, &folder, owner, &password)?;
         let mut keeper = hire(&binaries, &folder, owner, settings).map_err(keeper_is_gone)?;
-        let port = launch(&mut keeper, &folder)?;
-        Ok(Self {
-            url: format!("postgres://postgres:{password}@{HOST}:{port}/postgres"),
-            port,
-            keeper: Mutex::new(keeper),
-            folder,
-        })
+        let port = launch(engine, &mut keeper, &folder)?;
+        Ok(Self { engine, url: engine.url(&password, HOST, port), port, keeper: Mutex::new(keeper), folder })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -74,7 +73,7 @@ impl Local {
     }
 
     pub(super) fn stop(&self, mode: StopMode) -> Result<(), String> {
-        let answer = self.keeper().order(signal(mode));
+        let answer = self.keeper().order(signal(self.engine, mode));
         answer.map(drop).map_err(keeper_is_gone)
     }
 
@@ -82,10 +81,10 @@ impl Local {
     /// the data folder and exits.
     pub(super) fn restart(&self) -> Result<(), String> {
         let mut keeper = self.keeper();
-        keeper.order(signal(StopMode::Fast)).map_err(keeper_is_gone)?;
+        keeper.order(signal(self.engine, StopMode::Fast)).map_err(keeper_is_gone)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match come_up(&mut keeper, self.port, &self.folder) {
+            match come_up(self.engine, &mut keeper, self.port, &self.folder) {
                 Err(_) if Instant::now() < deadline => sleep(PAUSE),
                 outcome => return outcome,
             }
@@ -97,30 +96,70 @@ impl Local {
     }
 }
 
-fn signal(mode: StopMode) -> &'static str {
-    match mode {
-        StopMode::Fast => "INT",
-        StopMode::Immediate => "QUIT",
-        StopMode::Kill => "KILL",
+fn signal(engine: Engine, mode: StopMode) -> &'static str {
+    match (engine, mode) {
+        (Engine::Postgres, StopMode::Fast) => "INT",
+        (Engine::Postgres, StopMode::Immediate) => "QUIT",
+        (Engine::MySql, StopMode::Fast) => "TERM",
+        (_, StopMode::Kill) | (Engine::MySql, StopMode::Immediate) => "KILL",
     }
 }
 
-fn initialise(binaries: &Path, folder: &Folder, owner: Owner, password: &str) -> Result<(), String> {
-    let secret = folder.0.join("password");
+fn initialise(binaries: &Installation, folder: &Folder, owner: Owner, password: &str) -> Result<(), String> {
+    let (secret, text) = match binaries {
+        Installation::Postgres(_) => ("password", password.to_owned()),
+        Installation::MariaDb { .. } | Installation::MySql(_) => ("init.sql", users(password)),
+    };
+    let secret = folder.0.join(secret);
     let prepare = || {
-        fs::write(&secret, password)?;
+        fs::write(&secret, text)?;
         owner.give(&secret)?;
         owner.give(&folder.0)
     };
     prepare().map_err(|error| format!("{}: {error}", folder.0.display()))?;
-    let mut command = Command::new(binaries.join("initdb"));
-    command
-        .args(["--username=postgres", "--auth=password", "--encoding=UTF8", "--locale=C", "--no-sync"])
-        .arg(option("--pwfile=", &secret))
-        .arg(option("--pgdata=", &folder.0.join("data")))
-        .current_dir(&folder.0);
+    let data = folder.0.join("data");
+    let mut command = match binaries {
+        Installation::Postgres(folder) => {
+            let mut command = Command::new(folder.join("initdb"));
+            command
+                .args([
+                    "--username=postgres",
+                    "--auth=password",
+                    "--encoding=UTF8",
+                    "--locale=C",
+                    "--no-sync",
+                ])
+                .arg(option("--pwfile=", &secret))
+                .arg(option("--pgdata=", &data));
+            command
+        }
+        Installation::MariaDb { install, .. } => {
+            let mut command = Command::new(install);
+            command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+            command.arg(option("--datadir=", &data));
+            command
+        }
+        Installation::MySql(server) => {
+            let mut command = Command::new(server);
+            command.args(["--no-defaults", "--initialize-insecure"]).arg(option("--datadir=", &data));
+            command
+        }
+    };
+    command.current_dir(&folder.0);
     owner.run(&mut command);
     succeed(command)
+}
+
+/// What MySQL runs whenever it starts, one statement a line.
+fn users(password: &str) -> String {
+    let user = |host| {
+        format!(
+            "CREATE USER IF NOT EXISTS 'root'@'{host}' IDENTIFIED BY '{password}';\n\
+             ALTER USER 'root'@'{host}' IDENTIFIED BY '{password}';\n\
+             GRANT ALL PRIVILEGES ON *.* TO 'root'@'{host}' WITH GRANT OPTION;\n"
+        )
+    };
+    format!("{}{}CREATE DATABASE IF NOT EXISTS outbox;\n", user("localhost"), user(HOST))
 }
 
 fn option(name: &str, path: &Path) -> std::ffi::OsString {
@@ -130,31 +169,33 @@ fn option(name: &str, path: &Path) -> std::ffi::OsString {
 }
 
 fn succeed(mut command: Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("initdb did not run: {error}"))?;
+    let output = command.output().map_err(|error| format!("the folder could not be prepared: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
     let complaint = String::from_utf8_lossy(&output.stderr);
-    Err(format!("initdb failed: {}", last_lines(&complaint)))
+    Err(format!("the folder could not be prepared: {}", last_lines(&complaint)))
 }
 
-fn launch(keeper: &mut Keeper, folder: &Folder) -> Result<u16, String> {
+fn launch(engine: Engine, keeper: &mut Keeper, folder: &Folder) -> Result<u16, String> {
     let mut outcome = Err(String::new());
     for _ in 0..MAX_PORTS {
         let port = free_port()?;
-        outcome = come_up(keeper, port, folder).map(|()| port);
-        if !matches!(&outcome, Err(reason) if reason.contains("could not bind")) {
+        outcome = come_up(engine, keeper, port, folder).map(|()| port);
+        if !matches!(&outcome, Err(reason) if reason.contains(engine.port_is_taken())) {
             break;
         }
     }
     outcome
 }
 
-fn hire(binaries: &Path, folder: &Folder, owner: Owner, settings: &Settings) -> io::Result<Keeper> {
-    let program = binaries.join("postgres");
+fn hire(binaries: &Installation, folder: &Folder, owner: Owner, settings: &Settings) -> io::Result<Keeper> {
+    let program = match binaries {
+        Installation::Postgres(folder) => folder.join("postgres"),
+        Installation::MariaDb { server, .. } | Installation::MySql(server) => server.clone(),
+    };
     let (place, program) = (folder.0.to_string_lossy(), program.to_string_lossy());
-    let network = Settings::new().with("listen_addresses", HOST).with("unix_socket_directories", "");
-    let options: Vec<_> = network.arguments().chain(settings.arguments()).collect();
+    let options: Vec<_> = own_options(binaries, folder).into_iter().chain(settings.arguments()).collect();
     let options = options.iter().map(String::as_str);
     let arguments = [place.as_ref(), program.as_ref()].into_iter().chain(options);
     Keeper::spawn(SCRIPT, arguments, |command| {
@@ -163,10 +204,31 @@ fn hire(binaries: &Path, folder: &Folder, owner: Owner, settings: &Settings) -> 
     })
 }
 
-fn come_up(keeper: &mut Keeper, port: u16, folder: &Folder) -> Result<(), String> {
+/// Data in the folder, and nobody but this machine.
+fn own_options(binaries: &Installation, folder: &Folder) -> Vec<String> {
+    let inside = |name: &str| folder.0.join(name).to_string_lossy().into_owned();
+    match binaries {
+        Installation::Postgres(_) => vec![
+            "-D".to_owned(),
+            inside("data"),
+            format!("--listen_addresses={HOST}"),
+            "--unix_socket_directories=".to_owned(),
+        ],
+        Installation::MariaDb { .. } | Installation::MySql(_) => vec![
+            "--no-defaults".to_owned(),
+            format!("--datadir={}", inside("data")),
+            format!("--socket={}", inside("socket")),
+            format!("--pid-file={}", inside("pid")),
+            format!("--init-file={}", inside("init.sql")),
+            format!("--bind-address={HOST}"),
+        ],
+    }
+}
+
+fn come_up(engine: Engine, keeper: &mut Keeper, port: u16, folder: &Folder) -> Result<(), String> {
     keeper.order(&format!("start {port}")).map_err(keeper_is_gone)?;
     let alive = || keeper.order("alive").is_ok_and(|answer| answer == "up");
-    probe::wait_until_ready(HOST, port, PATIENCE, alive)
+    probe::wait_until_ready(engine, HOST, port, PATIENCE, alive)
         .map_err(|reason| format!("{reason}: {}", folder.end_of_log()))
 }
 

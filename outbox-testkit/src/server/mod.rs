@@ -1,12 +1,15 @@
-//! A PostgreSQL server for tests: found by URL, started in a container, or started from local binaries.
+//! A PostgreSQL, MySQL or MariaDB server for tests: found by URL, started in a container, or started from local binaries.
 //!
 //! Asked in that order, the first that works is used:
 //!
-//! 1. `OUTBOX_TEST_POSTGRES_URL` names a running server; one that is named but does not answer is an error.
+//! 1. `OUTBOX_TEST_POSTGRES_URL` or `OUTBOX_TEST_MYSQL_URL` names a running server; one that is named but does not
+//!    answer is an error.
 //! 2. A container (cargo feature `containers`), from the image `OUTBOX_TEST_POSTGRES_IMAGE`
-//!    (default `postgres`) with the tag `OUTBOX_TEST_POSTGRES_TAG` (default `17`).
-//! 3. A private server from `initdb` and `postgres`, searched in `OUTBOX_TEST_POSTGRES_BIN`, in `PATH` and in
-//!    the folders that the usual packages install to.
+//!    (default `postgres`) with the tag `OUTBOX_TEST_POSTGRES_TAG` (default `17`), or `OUTBOX_TEST_MYSQL_IMAGE`
+//!    (default `mariadb`) with `OUTBOX_TEST_MYSQL_TAG` (default `11.8`).
+//! 3. A private server from `initdb` and `postgres`, or `mariadbd` or `mysqld`, searched in
+//!    `OUTBOX_TEST_POSTGRES_BIN` or `OUTBOX_TEST_MYSQL_BIN`, in `PATH` and in the folders that the usual packages
+//!    install to.
 //!
 //! `OUTBOX_TEST_SERVER=url|container|local` forces one of them, and `none` does without. What this module started goes away with the
 //! process that started it, also when that process is killed.
@@ -28,6 +31,7 @@
 mod binaries;
 #[cfg_attr(not(feature = "containers"), path = "container_absent.rs")]
 mod container;
+mod engine;
 mod env;
 mod error;
 mod keeper;
@@ -45,16 +49,17 @@ use local::Local;
 use url::Address;
 
 pub use binaries::has_local_binaries;
+pub use engine::Engine;
 pub use env::required;
 pub use error::{Attempt, ControlError, Skipped, StartError};
 pub use settings::Settings;
-pub use shared::{postgres, private};
+pub use shared::{mysql, postgres, private};
 
 /// Where a server came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Origin {
-    /// `OUTBOX_TEST_POSTGRES_URL`; it runs before and after us.
+    /// `OUTBOX_TEST_POSTGRES_URL` or `OUTBOX_TEST_MYSQL_URL`; it runs before and after us.
     Url,
     /// A container of ours.
     Container,
@@ -83,18 +88,19 @@ impl fmt::Display for Origin {
 /// How a private server is brought down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StopMode {
-    /// Sessions are ended, open transactions rolled back, and a checkpoint is written (SIGINT).
+    /// Sessions are ended, open transactions rolled back, and a checkpoint is written (SIGINT; MySQL: SIGTERM).
     Fast,
-    /// As `Fast`, without the checkpoint: the next start recovers (SIGQUIT).
+    /// As `Fast`, without the checkpoint: the next start recovers (SIGQUIT; MySQL: as `Kill`).
     Immediate,
-    /// SIGKILL to the postmaster; its sessions notice and exit by themselves a moment later.
+    /// SIGKILL; PostgreSQL's sessions notice and exit by themselves a moment later.
     Kill,
 }
 
-/// A PostgreSQL server for tests. Dropping it stops and removes what was started for it.
+/// A server for tests. Dropping it stops and removes what was started for it.
 ///
 /// `Debug` shows where it came from and never its URL, which holds a password.
-pub struct Postgres {
+pub struct Server {
+    engine: Engine,
     url: String,
     backing: Backing,
 }
@@ -105,23 +111,15 @@ enum Backing {
     Local(Arc<Local>),
 }
 
-impl Postgres {
-    /// Finds or starts a server with [`Settings::for_tests`].
+impl Server {
+    /// Finds or starts a server; the settings reach it only where it is started here, not by URL.
     ///
     /// # Errors
     /// [`StartError`] with one reason for each way that was tried.
     ///
     /// # Cancel safety
     /// A dropped future leaves the start running on a blocking thread, which then removes the server again.
-    pub async fn start() -> Result<Self, StartError> {
-        Self::start_with(Settings::for_tests()).await
-    }
-
-    /// Finds or starts a server; the settings reach it only where it is started here, not by URL.
-    ///
-    /// # Errors
-    /// As [`Postgres::start`].
-    pub async fn start_with(settings: Settings) -> Result<Self, StartError> {
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
         blocking(move || Self::start_blocking(&settings)).await
     }
 
@@ -134,18 +132,18 @@ impl Postgres {
         blocking(move || Self::local_blocking(&settings)).await
     }
 
-    /// [`Postgres::start_with`] for callers without a runtime.
+    /// [`Server::start`] for callers without a runtime.
     ///
     /// # Errors
-    /// As [`Postgres::start`].
+    /// As [`Server::start`].
     pub fn start_blocking(settings: &Settings) -> Result<Self, StartError> {
-        Self::first_of(&env::order()?, settings)
+        Self::first_of(&env::order(settings.engine())?, settings)
     }
 
-    /// [`Postgres::local`] for callers without a runtime.
+    /// [`Server::local`] for callers without a runtime.
     ///
     /// # Errors
-    /// As [`Postgres::local`].
+    /// As [`Server::local`].
     pub fn local_blocking(settings: &Settings) -> Result<Self, StartError> {
         Self::first_of(&[Origin::Local], settings)
     }
@@ -158,34 +156,40 @@ impl Postgres {
                 Err(reason) => attempts.push(Attempt { origin, reason }),
             }
         }
-        Err(StartError::NoServer(attempts))
+        Err(StartError::NoServer(settings.engine(), attempts))
     }
 
     fn start_one(origin: Origin, settings: &Settings) -> Result<Self, String> {
         match origin {
-            Origin::Url => Self::at_url(env::url()),
-            Origin::Container => Container::start(settings).map(Self::in_container),
-            Origin::Local => Local::start(settings).map(Self::from_binaries),
+            Origin::Url => Self::at_url(settings.engine()),
+            Origin::Container => {
+                let container = Container::start(settings)?;
+                let url = container.url().to_owned();
+                Ok(Self { engine: settings.engine(), url, backing: Backing::Container { _held: container } })
+            }
+            Origin::Local => {
+                let local = Local::start(settings)?;
+                let url = local.url().to_owned();
+                Ok(Self { engine: settings.engine(), url, backing: Backing::Local(Arc::new(local)) })
+            }
         }
     }
 
-    fn at_url(url: Option<String>) -> Result<Self, String> {
-        let url = url.ok_or_else(|| format!("{} is not set", env::URL))?;
-        if let Address::Tcp { host, port } = Address::of(&url)? {
-            probe::wait_until_ready(&host, port, probe::PATIENCE_WITH_A_URL, || true)?;
+    fn at_url(engine: Engine) -> Result<Self, String> {
+        let url = env::url(engine).ok_or_else(|| format!("{} is not set", env::name(engine, "URL")))?;
+        if let Address::Tcp { host, port } = Address::of(engine, &url)? {
+            probe::wait_until_ready(engine, &host, port, probe::PATIENCE_WITH_A_URL, || true)?;
         }
-        Ok(Self { url, backing: Backing::Url })
+        Ok(Self { engine, url, backing: Backing::Url })
     }
 
-    fn in_container(container: Container) -> Self {
-        Self { url: container.url().to_owned(), backing: Backing::Container { _held: container } }
+    /// Which database it is.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.engine
     }
 
-    fn from_binaries(local: Local) -> Self {
-        Self { url: local.url().to_owned(), backing: Backing::Local(Arc::new(local)) }
-    }
-
-    /// URL of the database `postgres` for a superuser; for [`Origin::Url`] the URL that was given. Holds a
+    /// URL of the database `postgres`, or `outbox` on MySQL, for a superuser; for [`Origin::Url`] the URL that was given. Holds a
     /// password: do not log it.
     #[must_use]
     pub fn url(&self) -> &str {
@@ -202,7 +206,7 @@ impl Postgres {
         }
     }
 
-    /// Stops a private server and returns when its postmaster is gone. Its data stays for [`Self::restart`].
+    /// Stops a private server and returns when it is gone. Its data stays for [`Self::restart`].
     ///
     /// # Errors
     /// [`ControlError::NotPrivate`] unless [`Self::origin`] is [`Origin::Local`].
@@ -232,9 +236,12 @@ impl Postgres {
     }
 }
 
-impl fmt::Debug for Postgres {
+impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Postgres").field("origin", &self.origin()).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("engine", &self.engine)
+            .field("origin", &self.origin())
+            .finish_non_exhaustive()
     }
 }
 

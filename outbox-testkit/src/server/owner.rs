@@ -1,7 +1,9 @@
 //! The user a private server runs as: ourselves, or an unprivileged one where we are root, because
-//! PostgreSQL refuses root. Everything here that differs between systems.
+//! the servers refuse root. Everything here that differs between systems.
 
 use std::{io, path::Path, process::Command};
+
+use super::Engine;
 
 /// `None` is ourselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,20 +12,22 @@ pub(super) struct Owner(Option<(u32, u32)>);
 impl Owner {
     /// Tells who we are by a folder that we have just made.
     #[cfg(unix)]
-    pub(super) fn for_server(folder: &Path) -> Result<Self, String> {
+    pub(super) fn for_server(engine: Engine, folder: &Path) -> Result<Self, String> {
         use std::os::unix::fs::MetadataExt;
         let metadata = folder.metadata().map_err(|error| error.to_string())?;
         if metadata.uid() != 0 {
             return Ok(Owner(None));
         }
         let users = std::fs::read_to_string("/etc/passwd").map_err(|error| error.to_string())?;
-        let found = ["postgres", "nobody"].iter().find_map(|name| ids_of(&users, name));
-        let ids = found.ok_or("this is root, and there is neither a user postgres nor nobody")?;
+        let names = engine.users();
+        let found = names.iter().find_map(|name| ids_of(&users, name));
+        let ids =
+            found.ok_or_else(|| format!("this is root, and there is no user {}", names.join(" or ")))?;
         Ok(Owner(Some(ids)))
     }
 
     #[cfg(not(unix))]
-    pub(super) fn for_server(_folder: &Path) -> Result<Self, String> {
+    pub(super) fn for_server(_engine: Engine, _folder: &Path) -> Result<Self, String> {
         Err("local servers are started on Unix only".to_owned())
     }
 

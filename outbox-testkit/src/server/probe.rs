@@ -1,4 +1,4 @@
-//! Asks a server whether it accepts connections, the way `pg_isready` does.
+//! Asks a server whether it accepts connections, the way `pg_isready` and `mysqladmin ping` do.
 
 use std::{
     io::{self, Read, Write},
@@ -6,6 +6,8 @@ use std::{
     thread::sleep,
     time::{Duration, Instant},
 };
+
+use super::Engine;
 
 /// For a server that somebody else may be starting at this moment.
 pub(super) const PATIENCE_WITH_A_URL: Duration = Duration::from_secs(10);
@@ -15,6 +17,7 @@ const CANNOT_CONNECT_NOW: &[u8] = b"C57P03\0";
 
 /// Waits until the server accepts connections, at most `limit`, and only as long as `alive` says so.
 pub(super) fn wait_until_ready(
+    engine: Engine,
     host: &str,
     port: u16,
     limit: Duration,
@@ -22,7 +25,7 @@ pub(super) fn wait_until_ready(
 ) -> Result<(), String> {
     let deadline = Instant::now() + limit;
     loop {
-        let answer = ask(host, port);
+        let answer = ask(engine, host, port);
         match answer {
             Ok(true) => return Ok(()),
             _ if !alive() => return Err("the server exited".to_owned()),
@@ -38,9 +41,23 @@ fn not_ready(host: &str, port: u16, limit: Duration, answer: io::Result<bool>) -
 }
 
 /// Whether the server at this place accepts connections; a refusal to let us in is an answer, too.
-pub(super) fn ask(host: &str, port: u16) -> io::Result<bool> {
-    let mut stream = connect(host, port)?;
+pub(super) fn ask(engine: Engine, host: &str, port: u16) -> io::Result<bool> {
+    let stream = connect(host, port)?;
     stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+    match engine {
+        Engine::Postgres => ask_postgres(stream),
+        Engine::MySql => ask_mysql(stream),
+    }
+}
+
+/// The server speaks first: a header of four bytes, then the version of its protocol or an error.
+fn ask_mysql(mut stream: TcpStream) -> io::Result<bool> {
+    let mut greeting = [0; 5];
+    stream.read_exact(&mut greeting)?;
+    Ok(true)
+}
+
+fn ask_postgres(mut stream: TcpStream) -> io::Result<bool> {
     stream.write_all(&startup_message())?;
     let answer = read_answer(stream)?;
     match answer.first() {

@@ -6,9 +6,11 @@ use std::{
     thread,
 };
 
-use super::{Postgres, Settings, Skipped, StartError, blocking, env, required};
+use super::{Server, Settings, Skipped, StartError, blocking, env, required};
 
-/// The server that all tests of this process share; the first caller starts it. It depends on no caller's
+type Shared = OnceLock<Result<Server, StartError>>;
+
+/// The PostgreSQL that all tests of this process share; the first caller starts it. It depends on no caller's
 /// runtime and goes away with the process.
 ///
 /// # Errors
@@ -16,11 +18,27 @@ use super::{Postgres, Settings, Skipped, StartError, blocking, env, required};
 ///
 /// # Panics
 /// When there is no server and `OUTBOX_TEST_REQUIRE` names `postgres`.
-pub async fn postgres() -> Result<&'static Postgres, Skipped> {
-    static SHARED: OnceLock<Result<Postgres, StartError>> = OnceLock::new();
-    let start = || Postgres::start_blocking(&Settings::for_tests());
-    let shared = blocking(move || SHARED.get_or_init(start)).await;
-    shared.as_ref().map_err(|error| skip("postgres", error))
+pub async fn postgres() -> Result<&'static Server, Skipped> {
+    static SHARED: Shared = OnceLock::new();
+    shared(&SHARED, Settings::for_tests()).await
+}
+
+/// The MySQL or MariaDB that all tests of this process share; see [`postgres`].
+///
+/// # Errors
+/// [`Skipped`] when there is no server, after one line on standard error that says what is missing.
+///
+/// # Panics
+/// When there is no server and `OUTBOX_TEST_REQUIRE` names `mysql`.
+pub async fn mysql() -> Result<&'static Server, Skipped> {
+    static SHARED: Shared = OnceLock::new();
+    shared(&SHARED, Settings::for_mysql_tests()).await
+}
+
+async fn shared(server: &'static Shared, settings: Settings) -> Result<&'static Server, Skipped> {
+    let name = settings.engine().as_str();
+    let shared = blocking(move || server.get_or_init(|| Server::start_blocking(&settings))).await;
+    shared.as_ref().map_err(|error| skip(name, error))
 }
 
 /// A server of the caller's own, for tests that stop, restart or configure it. Needs local binaries.
@@ -29,10 +47,11 @@ pub async fn postgres() -> Result<&'static Postgres, Skipped> {
 /// [`Skipped`] when there are none, after one line on standard error that says what is missing.
 ///
 /// # Panics
-/// When there is no server and `OUTBOX_TEST_REQUIRE` names `local`.
-pub async fn private(settings: Settings) -> Result<Postgres, Skipped> {
-    let start = move || env::allowed().and_then(|()| Postgres::local_blocking(&settings));
-    blocking(start).await.map_err(|error| skip("local", &error))
+/// When there is no server and `OUTBOX_TEST_REQUIRE` names `local` (for MySQL `local-mysql`).
+pub async fn private(settings: Settings) -> Result<Server, Skipped> {
+    let name = settings.engine().local();
+    let start = move || env::allowed().and_then(|()| Server::local_blocking(&settings));
+    blocking(start).await.map_err(|error| skip(name, &error))
 }
 
 fn skip(name: &str, error: &StartError) -> Skipped {

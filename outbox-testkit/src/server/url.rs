@@ -1,5 +1,7 @@
 //! As much of a connection URL as is needed to ask whether the server is there.
 
+use super::Engine;
+
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Address {
     Tcp {
@@ -11,10 +13,11 @@ pub(super) enum Address {
 }
 
 impl Address {
-    pub(super) fn of(url: &str) -> Result<Self, String> {
-        let authority = authority(url).ok_or("the URL does not start with postgres://")?;
+    pub(super) fn of(engine: Engine, url: &str) -> Result<Self, String> {
+        let authority = authority(engine, url)
+            .ok_or_else(|| format!("the URL does not start with {}", engine.schemes()[0]))?;
         let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
-        let (host, port) = split_port(place);
+        let (host, port) = split_port(place, engine.port());
         if host.is_empty() || host.contains(['%', '/', ',']) {
             return Ok(Address::Unknown);
         }
@@ -24,16 +27,16 @@ impl Address {
     }
 }
 
-fn authority(url: &str) -> Option<&str> {
-    let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"))?;
+fn authority(engine: Engine, url: &str) -> Option<&str> {
+    let rest = engine.schemes().iter().find_map(|scheme| url.strip_prefix(scheme))?;
     rest.split(['/', '?']).next()
 }
 
-fn split_port(place: &str) -> (&str, &str) {
+fn split_port<'a>(place: &'a str, default: &'a str) -> (&'a str, &'a str) {
     if let Some((host, rest)) = place.strip_prefix('[').and_then(|v6| v6.split_once(']')) {
-        return (host, rest.strip_prefix(':').unwrap_or("5432"));
+        return (host, rest.strip_prefix(':').unwrap_or(default));
     }
-    place.split_once(':').unwrap_or((place, "5432"))
+    place.split_once(':').unwrap_or((place, default))
 }
 
 #[cfg(test)]
@@ -42,25 +45,27 @@ mod tests {
 
     fn check(url: &str, host: &str, port: u16) {
         let host = host.to_owned();
-        assert_eq!(Address::of(url), Ok(Address::Tcp { host, port }), "{url}");
+        let engine = if url.starts_with('p') { Engine::Postgres } else { Engine::MySql };
+        assert_eq!(Address::of(engine, url), Ok(Address::Tcp { host, port }), "{url}");
     }
 
     #[test]
     fn host_and_port_are_found() {
         check("postgres://u:p@db:5433/x?sslmode=disable", "db", 5433);
         check("postgresql://db", "db", 5432);
+        check("mysql://u:p@db/x", "db", 3306);
         check("postgres://u:p%40w@[::1]:6000/x", "::1", 6000);
     }
 
     #[test]
     fn sockets_are_left_to_the_driver() {
-        assert_eq!(Address::of("postgres:///x?host=/run/postgresql"), Ok(Address::Unknown));
-        assert_eq!(Address::of("postgres://u@%2Frun%2Fpostgresql/x"), Ok(Address::Unknown));
+        assert_eq!(Address::of(Engine::Postgres, "postgres:///x?host=/run/postgresql"), Ok(Address::Unknown));
+        assert_eq!(Address::of(Engine::Postgres, "postgres://u@%2Frun%2Fpostgresql/x"), Ok(Address::Unknown));
     }
 
     #[test]
     fn a_refusal_never_repeats_the_url() {
-        let refusal = Address::of("mysql://u:secret@db/x");
+        let refusal = Address::of(Engine::Postgres, "mysql://u:secret@db/x");
         assert_eq!(refusal, Err("the URL does not start with postgres://".to_owned()));
     }
 }

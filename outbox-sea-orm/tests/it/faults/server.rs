@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use outbox_core::Draft;
 use outbox_dispatcher::CancellationToken;
-use outbox_testkit::server::{Postgres, Settings, StopMode, private};
+use outbox_testkit::server::{Server, Settings, StopMode, private};
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::support::{PATIENCE, Pool, Site, eventually, on_postgres};
 
-async fn stop_and_restart(server: &Postgres, mode: StopMode, down: Duration) {
+async fn stop_and_restart(server: &Server, mode: StopMode, down: Duration) {
     server.stop(mode).await.expect("stop");
     sleep(down).await;
     server.restart().await.expect("restart");
@@ -49,7 +49,7 @@ async fn wait_until_reachable(site: &Site) {
     .await;
 }
 
-async fn work_through_restarts(server: &Postgres, site: &Site) {
+async fn work_through_restarts(server: &Server, site: &Site) {
     create_delivery(site).await;
     let token = CancellationToken::new();
     // the polling interval is an hour: what comes in an idle time is found by its hint

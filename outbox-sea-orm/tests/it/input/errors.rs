@@ -11,7 +11,7 @@ use outbox_sea_orm::{OutboxTable, ProcessedTable, SeaOrm, transactor};
 use sea_orm::{AccessMode, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, TransactionTrait};
 use uuid::Uuid;
 
-use crate::support::{LEASE, Pool, Site, on_postgres, on_sqlite};
+use crate::support::{LEASE, Pool, Site, on_mysql, on_postgres, on_sqlite};
 
 const SECRET: &str = "S3CR3T-of-the-database";
 
@@ -238,6 +238,15 @@ on_postgres! {
     a_server_that_is_not_there_is_unavailable_and_shows_no_secret,
     a_pool_without_a_free_connection_is_a_timeout,
     a_lock_that_is_not_free_in_time_is_a_timeout,
+    a_deadlock_is_contention,
+}
+
+on_mysql! {
+    a_missing_table_is_a_schema_error_with_advice,
+    a_missing_column_is_a_schema_error_with_advice,
+    a_missing_schema_is_a_schema_error_with_advice,
+    a_read_only_transaction_is_named,
+    a_pool_without_a_free_connection_is_a_timeout,
     a_deadlock_is_contention,
 }
 

@@ -117,6 +117,14 @@ async fn in_a_database_with(isolation: &str) {
     database.drop().await;
 }
 
+/// The server's default is REPEATABLE READ; our own connections and the transactor's transactions are not.
+async fn many_at_once_get_contention_at_worst(site: &crate::support::Site) {
+    traffic_flows(&site.db).await;
+    one_of_many_is_first(&site.db).await;
+}
+
+crate::support::on_mysql! { many_at_once_get_contention_at_worst }
+
 mod postgres {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn repeatable_read_by_default_gives_contention_at_worst() {

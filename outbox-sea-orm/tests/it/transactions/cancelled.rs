@@ -8,7 +8,9 @@ use outbox_core::{
 use outbox_sea_orm::transactor;
 use uuid::Uuid;
 
-use crate::support::{LEASE, PATIENCE, Site, Victim, cancel_at, on_postgres, on_sqlite, settle_all};
+use crate::support::{
+    LEASE, PATIENCE, Site, Victim, cancel_at, on_mysql, on_postgres, on_sqlite, settle_all,
+};
 
 const ROUNDS: usize = 5;
 
@@ -137,7 +139,8 @@ async fn a_dropped_extend_keeps_the_lease(site: &Site) {
     site.enqueue("t", 3).await;
     let claim = site.claim(3).await;
     let leases: Vec<Lease> = claim.messages.iter().map(|claimed| claimed.lease).collect();
-    let ends = format!("SELECT count(DISTINCT leased_until) FROM {}", site.sql_name("outbox"));
+    let end = if site.is_mysql() { "due" } else { "leased_until" };
+    let ends = format!("SELECT count(DISTINCT {end}) FROM {}", site.sql_name("outbox"));
     let call = async |victim: &Victim, k| cancel_at(k, victim.outbox.extend(leases.clone(), 2 * LEASE)).await;
     let check = async |output: Option<Result<Vec<Settled>>>| {
         if let Some(settled) = output {
@@ -177,6 +180,14 @@ on_postgres! {
     enqueue_autocommit_stores_all_or_nothing,
     a_dropped_claim_leaves_messages_that_come_back,
     a_dropped_settle_settles_all_or_nothing,
+    a_dropped_extend_keeps_the_lease,
+    a_dropped_mark_is_there_or_not_and_blocks_nobody,
+}
+
+on_mysql! {
+    enqueue_autocommit_stores_all_or_nothing,
+    a_dropped_claim_leaves_messages_that_come_back,
+    a_dropped_settle_settles_each_message_or_not,
     a_dropped_extend_keeps_the_lease,
     a_dropped_mark_is_there_or_not_and_blocks_nobody,
 }

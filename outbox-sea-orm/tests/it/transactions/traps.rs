@@ -7,7 +7,7 @@ use outbox_sea_orm::{SeaOrm, SeaOrmContext, transactor};
 use sea_orm::{ConnectionTrait, DatabaseConnection, TransactionTrait};
 
 use super::{kind, place, placed, write};
-use crate::support::{Pool, Site, cancel_at, eventually, on_postgres, on_sqlite};
+use crate::support::{Pool, Site, cancel_at, eventually, on_mysql, on_postgres, on_sqlite};
 
 const BROKEN: &str = "INSERT INTO nowhere VALUES (1)";
 /// How often a future is dropped at each of its awaits: an answer that is there already is no await.
@@ -43,7 +43,7 @@ async fn a_failure_that_aborts_nothing_fails_nothing(site: &Site) {
             Ok::<_, Error>(())
         })
         .await;
-    result.expect("SQLite goes on after a failed statement");
+    result.expect("SQLite and MySQL go on after a failed statement");
     assert_eq!(placed(site).await, (1, 1));
 }
 
@@ -110,6 +110,64 @@ async fn a_doomed_savepoint_takes_only_itself_along(site: &Site) {
         .await;
     committed.expect("committed");
     assert_eq!(placed(site).await, (1, 1));
+}
+
+/// Lets the server end the transaction on `cx` because it deadlocks with another one.
+async fn deadlock(site: &Site, cx: &Context) {
+    let business = site.sql_name("business");
+    let update = |name: &str| format!("UPDATE {business} SET name = '{name}' WHERE name = '{name}'");
+    let [one, other] = ["one", "other"].map(update);
+    let rival = site.db.begin().await.expect("begin");
+    // the server ends the transaction that has changed less
+    rival.execute_unprepared(&site.business("weight")).await.expect("write");
+    rival.execute_unprepared(&one).await.expect("lock");
+    let connection = cx.connection().expect("open");
+    connection.execute_unprepared(&other).await.expect("lock");
+    let (lost, won) = tokio::join!(connection.execute_unprepared(&one), rival.execute_unprepared(&other));
+    won.expect("the other one goes on");
+    lost.expect_err("ended");
+    rival.rollback().await.expect("rollback");
+}
+
+async fn prepare_deadlock(site: &Site) {
+    let business = site.sql_name("business");
+    site.execute(&format!("ALTER TABLE {business} ADD KEY (name(32))")).await;
+    for name in ["one", "other"] {
+        site.execute(&site.business(name)).await;
+    }
+}
+
+async fn a_swallowed_deadlock_fails_the_commit(site: &Site) {
+    prepare_deadlock(site).await;
+    let result = transactor(&site.db)
+        .run(async |cx| {
+            deadlock(site, cx).await;
+            // it would be committed by itself
+            assert_eq!(kind(place(site, cx, "later").await), ErrorKind::TransactionDoomed);
+            Ok::<_, Error>(())
+        })
+        .await;
+    assert_eq!(kind(result), ErrorKind::TransactionDoomed);
+    assert_eq!(placed(site).await, (2, 0));
+}
+
+async fn a_deadlock_in_a_savepoint_dooms_the_whole(site: &Site) {
+    prepare_deadlock(site).await;
+    let result = transactor(&site.db)
+        .run(async |cx| {
+            let inner: Result<()> = cx
+                .savepoint(async |cx| {
+                    deadlock(site, cx).await;
+                    Err(Error::new(ErrorKind::Other, "of the closure"))
+                })
+                .await;
+            assert_eq!(inner.expect_err("failed").operation(), "of the closure");
+            assert_eq!(kind(place(site, cx, "later").await), ErrorKind::TransactionDoomed);
+            Ok::<_, Error>(())
+        })
+        .await;
+    assert_eq!(kind(result), ErrorKind::TransactionDoomed);
+    assert_eq!(placed(site).await, (2, 0));
 }
 
 /// Rows that were acknowledged to the caller.
@@ -230,6 +288,15 @@ on_postgres! {
     a_cancelled_savepoint_dooms_the_transaction,
     a_doomed_savepoint_takes_only_itself_along,
     plain_loses_acknowledged_writes_after_a_cancelled_begin,
+    a_cancelled_run_loses_nothing_that_was_acknowledged,
+    a_cancelled_run_with_a_savepoint_loses_nothing_either,
+}
+
+on_mysql! {
+    a_failure_that_aborts_nothing_fails_nothing,
+    a_swallowed_deadlock_fails_the_commit,
+    a_deadlock_in_a_savepoint_dooms_the_whole,
+    a_cancelled_savepoint_dooms_the_transaction,
     a_cancelled_run_loses_nothing_that_was_acknowledged,
     a_cancelled_run_with_a_savepoint_loses_nothing_either,
 }

@@ -1,0 +1,2 @@
+-- Parameter: id.
+SELECT history FROM `outbox` WHERE id = ?

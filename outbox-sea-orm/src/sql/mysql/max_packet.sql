@@ -1,0 +1,1 @@
+SELECT CAST(@@max_allowed_packet AS SIGNED)
