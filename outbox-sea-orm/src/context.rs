@@ -106,6 +106,8 @@ fn take(cx: Context, operation: &'static str) -> Result<Transaction> {
 /// `begin` on purpose: use [`SeaOrmContext::savepoint`].
 pub struct Transaction {
     inner: Arc<DatabaseTransaction>,
+    /// What this is a savepoint of. It must not go while a statement of ours runs on its connection.
+    outer: Option<Arc<DatabaseTransaction>>,
     /// Held by a shielded statement until it has ended.
     busy: Arc<Mutex<()>>,
     /// A statement failed: the server decides at commit whether the transaction has.
@@ -118,7 +120,7 @@ pub struct Transaction {
 impl Transaction {
     fn new(inner: DatabaseTransaction) -> Self {
         let (inner, busy) = (Arc::new(inner), Arc::default());
-        Self { inner, busy, failed: AtomicBool::new(false), blocked: AtomicBool::new(false) }
+        Self { inner, outer: None, busy, failed: AtomicBool::new(false), blocked: AtomicBool::new(false) }
     }
 
     async fn commit(self) -> Result<()> {
@@ -153,10 +155,10 @@ impl Transaction {
         self.check()?;
         let call = call(Arc::clone(&self.inner));
         let result = if shield::is_needed(self.get_database_backend()) {
-            let busy = Arc::clone(&self.busy).lock_owned().await;
+            let (outer, busy) = (self.outer.clone(), Arc::clone(&self.busy).lock_owned().await);
             shield::shield(async move {
                 let result = call.await;
-                drop(busy);
+                drop((outer, busy));
                 result
             })
             .await
@@ -293,7 +295,8 @@ impl SeaOrmContext for Context {
             .begin()
             .await
             .map_err(|error| crate::error::from_db("savepoint", &"the connection", error))?;
-        let cx = self.clone().with_transaction(Arc::new(Transaction::new(nested)));
+        let nested = Transaction { outer: Some(Arc::clone(&outer.inner)), ..Transaction::new(nested) };
+        let cx = self.clone().with_transaction(Arc::new(nested));
         let result = cx.clone().scope(f(&cx)).await;
         let ended = end_savepoint(cx, result.is_ok()).await;
         if !matches!(&ended, Ended::Stuck(_)) {
