@@ -1,11 +1,18 @@
+#[cfg(feature = "postgres")]
 use std::time::Duration;
 
 use outbox_core::{Draft, Error, ErrorKind, MessageId, Result, validate_drafts};
+use sea_orm::ConnectionTrait;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use sea_orm::Value;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 use sea_orm::sea_query::Values;
-use sea_orm::{ConnectionTrait, Value};
 
 use crate::dialect::Dialect;
-use crate::repository::{OutboxTable, Table};
+use crate::repository::OutboxTable;
+#[cfg(feature = "postgres")]
+use crate::repository::Table;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::row::ToDatabase;
 
 /// The most rows and payload bytes in one statement: PostgreSQL takes 1 GiB, SQLite 32,766

@@ -14,7 +14,9 @@ use serde_json::Value as Json;
 use crate::context::SeaOrmContext;
 use crate::dialect::Dialect;
 use crate::repository::OutboxTable;
-use crate::row::{column, duration, from_duration, ids, readable, time};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use crate::row::ids as ids_of;
+use crate::row::{column, duration, from_duration, readable, time};
 use crate::sql::Kind;
 
 /// SQLite takes 32,766 parameters.
@@ -203,22 +205,25 @@ impl OutboxTable {
         ids: &[MessageId],
         rest: &[Value],
     ) -> Result<Vec<MessageId>> {
+        #[cfg(any(feature = "postgres", feature = "sqlite"))]
         let with_rest = |values: Vec<Value>| Values([values, rest.to_vec()].concat());
-        let rows = match self.table()?.dialect {
+        match self.table()?.dialect {
             #[cfg(feature = "postgres")]
             Dialect::Postgres => {
-                self.query(operation, &self.db, sql, with_rest(vec![ids.to_vec().into()])).await?
+                ids_of(&self.query(operation, &self.db, sql, with_rest(vec![ids.to_vec().into()])).await?)
             }
             #[cfg(feature = "sqlite")]
             Dialect::Sqlite => {
                 let values = ids.iter().map(|id| (*id).into()).collect();
                 let sql = crate::sql::repeat_values(sql, ids.len());
-                self.query(operation, &self.db, &sql, with_rest(values)).await?
+                ids_of(&self.query(operation, &self.db, &sql, with_rest(values)).await?)
             }
             #[cfg(feature = "mysql")]
-            Dialect::MySql => return crate::mysql::move_dead(self, operation, sql, ids).await,
-        };
-        self::ids(&rows)
+            Dialect::MySql => {
+                let _ = rest;
+                crate::mysql::move_dead(self, operation, sql, ids).await
+            }
+        }
     }
 }
 

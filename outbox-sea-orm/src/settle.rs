@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use outbox_core::{Lease, Outcome, Result, Retention, Settled, Settlement, error_text, validate_lease};
 use sea_orm::Value;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 use sea_orm::sea_query::Values;
 
 use crate::dialect::Dialect;

@@ -22,6 +22,10 @@ async fn seconds_to(site: &Site, nanoseconds: &str) -> f64 {
     site.value(&sql).await
 }
 
+async fn now(site: &Site) -> chrono::DateTime<chrono::Utc> {
+    site.value("SELECT UTC_TIMESTAMP(6)").await
+}
+
 fn assert_about(seconds: f64, expected: f64) {
     assert!((seconds - expected).abs() < 30.0, "{seconds} instead of {expected}");
 }
@@ -39,7 +43,7 @@ async fn the_time_zone_of_a_session_changes_nothing(site: &Site) {
         site.execute(&format!("UPDATE {outbox_table} SET due = due - 3600000000000")).await;
         let claim = outbox.claim(ClaimRequest::new(1, hour)).await.expect("claim");
         assert_about(seconds_to(site, "due").await, 3_600.0);
-        let age = chrono::Utc::now() - claim.messages[0].message.created_at;
+        let age = now(site).await - claim.messages[0].message.created_at;
         assert_about(age.as_seconds_f64(), 0.0);
         let retry = Outcome::Retry { after: hour, error: String::new() };
         let _ = outbox.settle(vec![Settlement::new(claim.messages[0].lease, retry)]).await.expect("settle");
@@ -56,7 +60,7 @@ async fn the_record_in(site: &Site, db: &sea_orm::DatabaseConnection) {
         async || transactor(db).run(async |cx| inbox.mark_processed(cx, Mark::new("g", id)).await).await;
     assert_eq!(mark().await.expect("mark"), Marked::First);
     let Marked::Duplicate(record) = mark().await.expect("mark") else { panic!("marked twice") };
-    assert_about((chrono::Utc::now() - record.processed_at).as_seconds_f64(), 0.0);
+    assert_about((now(site).await - record.processed_at).as_seconds_f64(), 0.0);
     assert_eq!(inbox.purge_before("g", Duration::from_secs(60), 10).await.expect("purge"), 0, "too young");
     assert_eq!(inbox.purge_before("g", Duration::ZERO, 10).await.expect("purge"), 1);
 }

@@ -48,7 +48,6 @@ pub(crate) struct Comparison<'h, H: OperationsHarness> {
 struct Open {
     ours: Context,
     reference: Context,
-    ids: Vec<MessageId>,
 }
 
 fn agree<T: PartialEq + Debug>(what: &str, ours: T, reference: T) -> Compared {
@@ -155,12 +154,11 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
     async fn begin(&self, drafts: Vec<Draft>) -> Compared<Open> {
         let ours = answered("begin", self.harness.repository().begin().await)?;
         let reference = answered("begin", self.reference.begin().await)?;
-        let ids = drafts.iter().map(|draft| draft.id).collect();
         let twins = drafts.iter().map(twin).collect();
         let answer = self.harness.repository().enqueue(&ours, drafts).await.map_err(|error| error.kind());
         let expected = self.reference.enqueue(&reference, twins).await.map_err(|error| error.kind());
         agree("enqueue", answer, expected)?;
-        Ok(Open { ours, reference, ids })
+        Ok(Open { ours, reference })
     }
 
     async fn end(&self, open: Open, commit: bool) -> Compared {
