@@ -133,20 +133,27 @@ fn row(draft: Draft) -> Result<Values> {
 fn columns(drafts: Vec<Draft>) -> Result<Values> {
     let n = drafts.len();
     let n_keys = drafts.iter().filter(|draft| draft.key.is_some()).count();
+    let is_same = |same: fn(&Draft, &Draft) -> bool| drafts.windows(2).all(|pair| same(&pair[0], &pair[1]));
+    let n_topics = if is_same(|a, b| a.topic == b.topic) { 1 } else { n };
+    let n_headers = if is_same(|a, b| a.headers == b.headers) { 1 } else { n };
     let has_delay = drafts.iter().any(|draft| draft.delay > Duration::ZERO);
     let mut ids = Vec::with_capacity(n);
-    let mut topics = Vec::with_capacity(n);
+    let mut topics = Vec::with_capacity(n_topics);
     let mut keys = Vec::with_capacity(n);
     let mut is_keyless = Vec::new();
     let mut payloads = Vec::with_capacity(drafts.iter().map(|draft| draft.payload.len()).sum());
     let mut starts = Vec::with_capacity(n);
     let mut lengths = Vec::with_capacity(n);
-    let mut headers = Vec::with_capacity(n);
+    let mut headers = Vec::with_capacity(n_headers);
     let mut delays = Vec::new();
     for draft in drafts {
-        headers.push(json(&draft)?);
+        if headers.len() < n_headers {
+            headers.push(json(&draft)?);
+        }
+        if topics.len() < n_topics {
+            topics.push(draft.topic);
+        }
         ids.push(draft.id);
-        topics.push(draft.topic);
         starts.push(position(payloads.len() + 1)?);
         lengths.push(position(draft.payload.len())?);
         payloads.extend_from_slice(&draft.payload);
