@@ -1,4 +1,4 @@
-//! The transactional outbox and inbox on SeaORM: tables for PostgreSQL, MySQL, MariaDB and SQLite behind the traits of
+//! The transactional outbox and inbox on SeaORM: tables for PostgreSQL, MariaDB and SQLite behind the traits of
 //! [`outbox_core`].
 //!
 //! * [`OutboxTable`]: one schema-scoped table, chosen at run time; enqueues in the caller's transaction.
@@ -6,7 +6,7 @@
 //! * [`transactor`]: a transaction that travels on the [`Context`](outbox_core::Context) and cannot be broken by a
 //!   dropped future, a swallowed error or a cancelled savepoint.
 //!
-//! Features: `postgres`, `mysql` (MySQL from 8.0.17, MariaDB from 10.6), `sqlite`, and `migration` for the same steps as `sea-orm-migration` migrations. The async
+//! Features: `postgres`, `mysql` (MariaDB; for MySQL written, but not run), `sqlite`, and `migration` for the same steps as `sea-orm-migration` migrations. The async
 //! runtime and TLS are chosen where you depend on `sea-orm` (for example its feature `runtime-tokio-rustls`).
 //!
 //! # Examples
