@@ -14,6 +14,15 @@ GRANT USAGE ON SCHEMA "public" TO outbox_producer, outbox_dispatcher, outbox_con
 -- The number comes from an identity column, which needs no grant; the trigger's function needs none either.
 GRANT INSERT (id, topic, key, payload, headers, state, available_at) ON "outbox" TO outbox_producer;
 
+-- A message with a deduplication key. Without the second line, a repeat is AlreadyEnqueued and not answered with the first id,
+-- and a key is taken until it is pruned, however long ago it has expired. The second line lets a producer see which keys there are and
+-- hand them to other messages.
+GRANT INSERT (dedup_key, id, expires_at) ON "outbox_dedup" TO outbox_producer;
+-- GRANT SELECT, UPDATE (id, expires_at) ON "outbox_dedup" TO outbox_producer;
+
+-- Rows that are pruned are locked, which takes an UPDATE of some column.
+GRANT SELECT, DELETE, UPDATE (expires_at) ON "outbox_dedup" TO outbox_admin;
+
 -- A dispatcher adds nothing. The sequence: what waited for a time draws a new number when it is due.
 GRANT SELECT, UPDATE, DELETE ON "outbox" TO outbox_dispatcher, outbox_admin;
 GRANT USAGE ON SEQUENCE "outbox_seq_seq" TO outbox_dispatcher, outbox_admin;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Entry point of the image that .ci/postgres-image builds. Understands the part of the official image's
+# Entry point of the image that `.ci/database-image postgres` builds. Understands the part of the official image's
 # contract that the tests use: POSTGRES_PASSWORD (required unless POSTGRES_HOST_AUTH_METHOD=trust),
 # POSTGRES_USER, POSTGRES_DB, POSTGRES_HOST_AUTH_METHOD, and server options given as the command.
 set -eu

@@ -48,6 +48,7 @@ impl Transactions for Spool {
 impl Repository for Spool {
     async fn enqueue(&self, cx: &Context, drafts: Vec<Draft>) -> Result<Vec<MessageId>> {
         validate_drafts(&drafts, &Limits::default())?;
+        refuse_dedup_keys(&drafts)?;
         let ids = drafts.iter().map(|draft| draft.id).collect();
         cx.transaction::<Spool>()?.0.lock().await.extend(drafts.into_iter().map(row));
         Ok(ids)

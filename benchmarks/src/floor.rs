@@ -5,6 +5,8 @@
 //! Claiming and settling take turns on one connection with generic plans; the mark is the highest number
 //! claimed.
 
+mod log;
+pub(crate) mod mysql;
 pub(crate) mod postgres;
 pub(crate) mod sqlite;
 
@@ -12,11 +14,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use outbox_core::Draft;
 use sea_orm::sqlx::types::Json;
 use uuid::Uuid;
 
+pub(crate) use log::LogFloor;
+pub(crate) use mysql::MySqlFloor;
 pub(crate) use postgres::PostgresFloor;
 pub(crate) use sqlite::SqliteFloor;
 
@@ -26,16 +30,18 @@ use crate::site::Site;
 
 const LEASE: Duration = Duration::from_secs(30);
 
-/// A claimed row of either database; only the type of the time differs.
+/// A claimed row of any database; only the type of the time differs.
 type Row<Time> = (i64, Uuid, String, Option<String>, Vec<u8>, Json<BTreeMap<String, String>>, Time, i32);
 type PostgresRow = Row<DateTime<Utc>>;
 type SqliteRow = Row<i64>;
+type MySqlRow = Row<NaiveDateTime>;
 
 /// The floor of the site's database.
 #[derive(Debug)]
 pub(crate) enum Floor {
     Postgres(PostgresFloor),
     Sqlite(SqliteFloor),
+    MySql(MySqlFloor),
 }
 
 impl Side for Floor {
@@ -43,6 +49,7 @@ impl Side for Floor {
         Ok(match site {
             Site::Postgres(site) => Self::Postgres(PostgresFloor::create(site).await?),
             Site::Sqlite(site) => Self::Sqlite(SqliteFloor::create(site.file()).await?),
+            Site::MySql(site) => Self::MySql(MySqlFloor::create(site).await?),
         })
     }
 
@@ -50,6 +57,7 @@ impl Side for Floor {
         match self {
             Self::Postgres(floor) => floor.enqueue_batches(&batches).await,
             Self::Sqlite(floor) => floor.enqueue_batches(&batches).await,
+            Self::MySql(floor) => floor.enqueue_batches(&batches).await,
         }
     }
 
@@ -57,6 +65,7 @@ impl Side for Floor {
         match self {
             Self::Postgres(floor) => floor.enqueue_singles(parts).await,
             Self::Sqlite(floor) => floor.enqueue_singles(parts).await,
+            Self::MySql(floor) => floor.enqueue_singles(parts).await,
         }
     }
 
@@ -64,6 +73,7 @@ impl Side for Floor {
         let n_drained = match self {
             Self::Postgres(floor) => floor.drain().await?,
             Self::Sqlite(floor) => floor.drain().await?,
+            Self::MySql(floor) => floor.drain().await?,
         };
         if n_drained == n_messages {
             return Ok(());
@@ -73,7 +83,7 @@ impl Side for Floor {
 
     fn file(&self) -> Option<&Path> {
         match self {
-            Self::Postgres(_) => None,
+            Self::Postgres(_) | Self::MySql(_) => None,
             Self::Sqlite(floor) => Some(floor.file()),
         }
     }
@@ -82,6 +92,7 @@ impl Side for Floor {
         match self {
             Self::Postgres(floor) => floor.remove().await,
             Self::Sqlite(floor) => floor.remove().await,
+            Self::MySql(floor) => floor.remove().await,
         }
     }
 }

@@ -13,13 +13,14 @@ use crate::site::{Kind, Site};
 /// a matter of luck.
 const IDLE_WINDOW: Duration = Duration::from_secs(60);
 /// What is run and with how many messages.
-const SCENARIOS: [(&str, u64); 7] = [
+const SCENARIOS: [(&str, u64); 8] = [
     ("enqueue_single", 2_000),
     ("enqueue_batch", 50_000),
     ("drain", 200_000),
     ("wal", 100_000),
     ("heap_only", 100_000),
     ("low_rate_statements", 500),
+    ("ordered", 100_000),
     ("plans", 20_000),
 ];
 

@@ -46,10 +46,10 @@ outbox-benchmarks SUBCOMMAND [--flag value …]
   consume            delivers what produce enqueued: --url URL [--table T --count N --topics A,B --batch N
                      --concurrency N]
 
-  for scenarios:     --database postgres|sqlite|both  --rounds 5  --messages N  --neighbours N  --window 10s
+  for scenarios:     --database postgres|sqlite|mysql|both  --rounds 5  --messages N  --neighbours N  --window 10s
 
 JSON lines go to standard output, the table of gates to standard error. PostgreSQL is a private server from local
-binaries, or the one that OUTBOX_BENCH_POSTGRES_URL names, which must belong to the benchmark alone.
+binaries, or the one that OUTBOX_BENCH_POSTGRES_URL names, which must belong to the benchmark alone; so is MySQL, or MariaDB, and OUTBOX_BENCH_MYSQL_URL.
 
 scenarios:";
 
@@ -88,7 +88,8 @@ async fn run() -> Result<bool> {
 fn help() {
     println!("{HELP}");
     for (name, sqlite) in scenario::ALL {
-        println!("  {name:<22} {}", if sqlite { "postgres, sqlite" } else { "postgres" });
+        let mysql = if scenario::runs_on(name, Kind::MySql) { ", mysql" } else { "" };
+        println!("  {name:<22} {}{mysql}", if sqlite { "postgres, sqlite" } else { "postgres" });
     }
 }
 
@@ -119,6 +120,7 @@ async fn host(site: &Site) -> Result<Line> {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let settings = match site {
         Site::Postgres(site) => site.settings().await?,
+        Site::MySql(site) => site.settings().await?,
         Site::Sqlite(_) => json!({ "journal_mode": "wal", "synchronous": "normal" }),
     };
     let line = Line::new("host", site.kind()).with("cores", cores).with("settings", settings);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use outbox_core::{Draft, Message, Repository, TableName, Wakeup};
+use outbox_core::{Draft, Message, OnDead, Repository, TableName, Wakeup};
 use outbox_dispatcher::{Config, Dispatcher, Observer, Report, Router, TracingObserver};
 use outbox_sea_orm::OutboxTable;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
@@ -37,10 +37,25 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
-    /// A fresh table in a database of the server; the database means nothing on SQLite.
+    /// A fresh table in a database of the server; the database means nothing on SQLite and MySQL.
     pub(crate) async fn create_at(site: &Site, database: &str) -> Result<Self> {
+        Self::create_with(site, database, |table| table).await
+    }
+
+    /// A fresh ordered table.
+    pub(crate) async fn create_ordered(site: &Site, on_dead: OnDead) -> Result<Self> {
+        Self::create_with(site, BENCH, |table| table.ordered(on_dead)).await
+    }
+
+    /// The same, declared otherwise.
+    pub(crate) async fn create_with(
+        site: &Site,
+        database: &str,
+        declare: impl FnOnce(OutboxTable) -> OutboxTable,
+    ) -> Result<Self> {
         let (url, file) = match site {
             Site::Postgres(site) => (site.url(database), None),
+            Site::MySql(site) => (site.url(), None),
             Site::Sqlite(site) => {
                 let file = site.file();
                 (format!("sqlite://{}?mode=rwc", file.display()), Some(file))
@@ -49,7 +64,7 @@ impl Ours {
         let db = connect(url.clone()).await?;
         let name = fresh_name()?;
         create_schemas(&db, &name).await?;
-        let outbox = OutboxTable::new(&db, name.clone());
+        let outbox = declare(OutboxTable::new(&db, name.clone()));
         outbox.migrate().await?;
         Ok(Self { outbox, db, name, url, file })
     }
@@ -126,10 +141,13 @@ impl Side for Ours {
     }
 
     async fn remove(self) -> Result<()> {
-        if self.db.get_database_backend() == DbBackend::Postgres
-            && let Some(schema) = self.name.schema()
-        {
-            self.db.execute_unprepared(&format!("DROP SCHEMA {schema} CASCADE")).await?;
+        let drop = match self.db.get_database_backend() {
+            DbBackend::Postgres => self.name.schema().map(|schema| format!("DROP SCHEMA {schema} CASCADE")),
+            DbBackend::MySql => self.name.schema().map(|schema| format!("DROP DATABASE {schema}")),
+            _ => None,
+        };
+        if let Some(drop) = drop {
+            self.db.execute_unprepared(&drop).await?;
         }
         self.db.close().await?;
         if let Some(file) = &self.file {
@@ -169,7 +187,9 @@ async fn create_schemas(db: &DatabaseConnection, name: &TableName) -> Result<()>
     if let Some(schema) = name.schema() {
         db.execute_unprepared(&format!("CREATE SCHEMA IF NOT EXISTS {schema}")).await?;
     }
-    db.execute_unprepared(business::POSTGRES_TABLE).await?;
+    let is_mysql = db.get_database_backend() == DbBackend::MySql;
+    let business = if is_mysql { business::MYSQL_TABLE } else { business::POSTGRES_TABLE };
+    db.execute_unprepared(business).await?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
-//! Where a scenario runs: a PostgreSQL server or a folder of SQLite files, and how to measure there.
+//! Where a scenario runs: a PostgreSQL or a MySQL server or a folder of SQLite files, and how to measure there.
 
+mod mysql;
 mod postgres;
 mod sqlite;
 
@@ -7,6 +8,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+pub(crate) use mysql::MySqlSite;
 pub(crate) use postgres::{BENCH, Executed, FOREIGN, PLANS, PostgresSite, head};
 pub(crate) use sqlite::{Pin, SqliteSite, options as sqlite_options, remove as remove_sqlite};
 
@@ -17,6 +19,8 @@ use crate::error::Result;
 pub(crate) enum Kind {
     Postgres,
     Sqlite,
+    /// Or MariaDB.
+    MySql,
 }
 
 impl fmt::Display for Kind {
@@ -24,11 +28,12 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Postgres => "postgres",
             Self::Sqlite => "sqlite",
+            Self::MySql => "mysql",
         })
     }
 }
 
-/// One or both.
+/// One or several.
 #[derive(Clone, Debug)]
 pub(crate) struct Kinds(pub(crate) Vec<Kind>);
 
@@ -39,8 +44,9 @@ impl FromStr for Kinds {
         match word {
             "postgres" => Ok(Self(vec![Kind::Postgres])),
             "sqlite" => Ok(Self(vec![Kind::Sqlite])),
+            "mysql" => Ok(Self(vec![Kind::MySql])),
             "both" => Ok(Self(vec![Kind::Postgres, Kind::Sqlite])),
-            _ => Err("expected postgres, sqlite or both"),
+            _ => Err("expected postgres, sqlite, mysql or both (the first two)"),
         }
     }
 }
@@ -50,6 +56,7 @@ impl FromStr for Kinds {
 pub(crate) enum Site {
     Postgres(Box<PostgresSite>),
     Sqlite(SqliteSite),
+    MySql(Box<MySqlSite>),
 }
 
 impl Site {
@@ -57,6 +64,7 @@ impl Site {
         Ok(match kind {
             Kind::Postgres => Self::Postgres(Box::new(PostgresSite::open().await?)),
             Kind::Sqlite => Self::Sqlite(SqliteSite::open()?),
+            Kind::MySql => Self::MySql(Box::new(MySqlSite::open().await?)),
         })
     }
 
@@ -64,6 +72,7 @@ impl Site {
         match self {
             Self::Postgres(_) => Kind::Postgres,
             Self::Sqlite(_) => Kind::Sqlite,
+            Self::MySql(_) => Kind::MySql,
         }
     }
 
@@ -71,7 +80,7 @@ impl Site {
     pub(crate) fn postgres(&self) -> Result<&PostgresSite> {
         match self {
             Self::Postgres(site) => Ok(site),
-            Self::Sqlite(_) => Err("this scenario runs on PostgreSQL only".into()),
+            _ => Err("this scenario runs on PostgreSQL only".into()),
         }
     }
 
@@ -79,7 +88,7 @@ impl Site {
     pub(crate) async fn rest(&self) -> Result<()> {
         match self {
             Self::Postgres(site) => site.checkpoint().await,
-            Self::Sqlite(_) => Ok(()),
+            Self::Sqlite(_) | Self::MySql(_) => Ok(()),
         }
     }
 
@@ -87,6 +96,7 @@ impl Site {
     pub(crate) async fn counters(&self, file: Option<&Path>) -> Result<Counters> {
         match (self, file) {
             (Self::Postgres(site), _) => site.counters().await,
+            (Self::MySql(site), _) => site.counters().await,
             (Self::Sqlite(_), Some(file)) => Ok(sqlite::counters(file)),
             (Self::Sqlite(_), None) => Err("SQLite counts per file".into()),
         }
@@ -96,6 +106,7 @@ impl Site {
     pub(crate) fn postmaster(&self) -> Option<u32> {
         match self {
             Self::Postgres(site) => site.postmaster(),
+            Self::MySql(site) => site.process(),
             Self::Sqlite(_) => None,
         }
     }

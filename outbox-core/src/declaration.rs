@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Headers, Result};
 
 /// What a table promises beyond the plain queue. It belongs to the table, is recorded in it when it is made, and is
 /// the same for everybody who uses it.
@@ -18,6 +18,8 @@ pub struct Declaration {
     pub ordered: Option<OnDead>,
     /// Whose turn it is.
     pub fair: Option<Fairness>,
+    /// Delivered messages are kept, in partitions of this length.
+    pub partitioned: Option<PartitionInterval>,
 }
 
 /// What happens behind a dead letter of an ordered table.
@@ -29,13 +31,50 @@ pub enum OnDead {
     Block,
 }
 
-/// Between whom a table takes turns.
+/// Between whom a table takes turns. Of each, every topic has a turn of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Fairness {
     /// Between keys. Messages without a key take turns as one of them.
     Key,
     /// Between the values of this header, for example `tenant`. Messages without it take turns as one of them.
     Header(String),
+}
+
+impl Fairness {
+    /// The name of the lane that a message waits in, for backends: its key or header, empty where there is none, and its
+    /// topic, with U+0001 between them. Lanes take turns in the order of the bytes of their names.
+    pub fn lane(&self, topic: &str, key: Option<&str>, headers: &Headers) -> String {
+        let whose = match self {
+            Self::Key => key,
+            Self::Header(name) => headers.get(name).map(String::as_str),
+        };
+        format!("{}\u{1}{topic}", whose.unwrap_or_default())
+    }
+}
+
+/// How long the partitions of a table are. They begin at full hours, days, weeks (Monday) or months in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PartitionInterval {
+    /// An hour.
+    Hour,
+    /// A day.
+    Day,
+    /// A week.
+    Week,
+    /// A month.
+    Month,
+}
+
+impl PartitionInterval {
+    /// Its name: `hour`, `day`, `week` or `month`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Week => "week",
+            Self::Month => "month",
+        }
+    }
 }
 
 /// The longest name of a header that turns can be taken by: 63 bytes.
@@ -59,16 +98,40 @@ impl Declaration {
         self
     }
 
-    /// Claims take turns, so that a long backlog of one key or tenant does not keep the others waiting.
+    /// Claims take turns, so that a long backlog of one key or tenant does not keep the others waiting: a message that is
+    /// the first of its key and topic is claimed within two batches, whatever backlog another one has.
+    ///
+    /// Each claim divides its limit evenly between all that have messages ready, as many as the limit lets through,
+    /// and goes on behind the last of them with the next claim of the same [`Claimer`](crate::Claimer); without one it
+    /// begins with the first again. What some leave of their share goes to the others, so a claim is full
+    /// while there is enough. What it took comes in the order in which it became claimable, as everywhere.
+    ///
+    /// Turns are between messages that are ready. Delayed and retried ones become ready by the time they are due, and
+    /// expired leases are recovered in the order of their messages. docs/storage.md has the price.
     #[must_use]
     pub fn fair(mut self, fairness: Fairness) -> Self {
         self.fair = Some(fairness);
         self
     }
 
+    /// Messages are stored apart by what became of them: those to be delivered, dead letters, and delivered ones,
+    /// these by the time of their delivery in partitions of `interval`, which leave as a whole. For tables that keep what
+    /// they deliver. An id is taken only as long as its message is to be delivered.
+    #[must_use]
+    pub fn partitioned(mut self, interval: PartitionInterval) -> Self {
+        self.partitioned = Some(interval);
+        self
+    }
+
     /// Whether nothing is declared.
     pub fn is_plain(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Between whom claims divide their limit, for backends: nobody on an ordered table, which takes turns between keys by
+    /// itself.
+    pub fn lanes(&self) -> Option<&Fairness> {
+        self.fair.as_ref().filter(|_| self.ordered.is_none())
     }
 
     /// Checks that the parts go together. Backends call it before any statement.
@@ -95,17 +158,15 @@ impl Declaration {
 impl fmt::Display for Declaration {
     /// The text that a table is marked with; empty for a plain queue.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.ordered {
-            None => "",
-            Some(OnDead::Continue) => "ordered, a dead letter lets its key go on",
-            Some(OnDead::Block) => "ordered, a dead letter blocks its key",
-        })?;
-        match (&self.ordered, &self.fair) {
-            // an ordered table takes turns between keys anyway
-            (Some(_), _) | (None, None) => Ok(()),
-            (None, Some(Fairness::Key)) => f.write_str("fair between keys"),
-            (None, Some(Fairness::Header(name))) => write!(f, "fair between headers {name}"),
-        }
+        let order = match (&self.ordered, self.lanes()) {
+            (None, None) => None,
+            (Some(OnDead::Continue), _) => Some("ordered, a dead letter lets its key go on".to_owned()),
+            (Some(OnDead::Block), _) => Some("ordered, a dead letter blocks its key".to_owned()),
+            (None, Some(Fairness::Key)) => Some("fair between keys".to_owned()),
+            (None, Some(Fairness::Header(name))) => Some(format!("fair between headers {name}")),
+        };
+        let parts = self.partitioned.map(|interval| format!("partitioned by the {}", interval.as_str()));
+        f.write_str(&[order, parts].into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -125,7 +186,21 @@ mod tests {
         let ordered = Declaration::new().ordered(OnDead::Block);
         assert_eq!(text(ordered.clone().fair(Fairness::Key)), text(ordered), "order takes turns by itself");
         let tenant = Declaration::new().fair(Fairness::Header("tenant".into()));
-        assert_eq!(text(tenant), "fair between headers tenant");
+        assert_eq!(text(tenant.clone()), "fair between headers tenant");
+        let parted = tenant.partitioned(PartitionInterval::Hour);
+        assert_eq!(text(parted), "fair between headers tenant, partitioned by the hour");
+        let parted = Declaration::new().partitioned(PartitionInterval::Month);
+        assert_eq!(text(parted), "partitioned by the month");
+    }
+
+    #[test]
+    fn lanes_tell_keys_and_topics_apart() {
+        let headers = Headers::from([("tenant".to_owned(), "acme".to_owned())]);
+        let by_tenant = Fairness::Header("tenant".into());
+        assert_eq!(Fairness::Key.lane("t", Some("k"), &headers), "k\u{1}t");
+        assert_eq!(Fairness::Key.lane("t", None, &headers), "\u{1}t");
+        assert_eq!(by_tenant.lane("t", Some("k"), &headers), "acme\u{1}t");
+        assert_eq!(by_tenant.lane("t", Some("k"), &Headers::new()), "\u{1}t");
     }
 
     #[test]

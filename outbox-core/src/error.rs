@@ -20,7 +20,7 @@ pub enum ErrorKind {
     TransactionDoomed,
     /// The commit was sent and its answer was lost: the transaction may or may not have committed.
     CommitUnknown,
-    /// A message with this id is in the table already.
+    /// A message with this id is in the table already, or one with this deduplication key was, and its id may not be read.
     AlreadyEnqueued,
     /// The same message id was processed before with another fingerprint.
     Conflict,
@@ -86,7 +86,7 @@ impl ErrorKind {
                 "an earlier statement failed or was cancelled, the transaction can only roll back"
             }
             Self::CommitUnknown => "the answer to COMMIT was lost, the transaction may have committed",
-            Self::AlreadyEnqueued => "a message with this id is enqueued already",
+            Self::AlreadyEnqueued => "a message with this id or dedup key is enqueued already",
             Self::Conflict => "the message was processed before with another fingerprint",
             Self::Contention => "deadlock or serialization failure",
             Self::Timeout => "timed out",

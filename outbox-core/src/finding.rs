@@ -41,6 +41,12 @@ pub enum Symptom {
     BusyTimeout,
     /// A commit may be lost when the power fails.
     Durability,
+    /// A partition of the time to come is missing, or messages are in the one for what fits nowhere else.
+    Partition,
+    /// MySQL would not commit what is written outside of a transaction.
+    Autocommit,
+    /// MySQL takes no statement as large as a message may be.
+    Packet,
     /// The role may not see enough to tell.
     Privilege,
 }

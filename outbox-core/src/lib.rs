@@ -29,6 +29,7 @@
 //! ```
 
 mod batch;
+mod blocked;
 mod context;
 mod dead_letters;
 mod declaration;
@@ -40,6 +41,7 @@ mod finding;
 mod handler;
 mod inspect;
 mod lease;
+mod maintenance;
 mod memory;
 mod message;
 mod operations;
@@ -53,12 +55,13 @@ mod transactor;
 mod wakeup;
 
 pub use batch::{BatchFn, BatchHandler, BatchResult, DynBatchHandler, Handled, batch_fn};
+pub use blocked::{BlockedKey, BlockedPage, BlockedQuery, Blocker, MAX_BEHIND, Unblocked, validate_key};
 pub use context::Context;
 pub use dead_letters::{
     DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, FailedAttempt, MAX_HISTORY,
     MAX_HISTORY_ERROR, Moved,
 };
-pub use declaration::{Declaration, Fairness, OnDead};
+pub use declaration::{Declaration, Fairness, OnDead, PartitionInterval};
 pub use delivery::Delivery;
 pub use diagnosis::{Diagnosis, OperationsExt};
 pub use erased::{ArcRepository, DynListener, DynRepository};
@@ -73,15 +76,16 @@ pub use lease::{
     Claim, ClaimRequest, Claimed, Claimer, Lease, MAX_BATCH, MAX_ERROR_BYTES, MAX_LEASE, Outcome, Settled,
     Settlement, error_text, recovery_group, validate_lease,
 };
+pub use maintenance::{MAX_AHEAD, Maintained, Maintenance, Partition};
 pub use memory::{MemoryListener, MemoryRepository};
 pub use message::{
-    Draft, Headers, Limits, MAX_DELAY, MAX_HEADER_BYTES, MAX_HEADERS, MAX_NAME_BYTES, Message, MessageId,
-    validate_drafts,
+    DEDUP_RETENTION, Draft, Headers, Limits, MAX_DELAY, MAX_HEADER_BYTES, MAX_HEADERS, MAX_NAME_BYTES,
+    Message, MessageId, refuse_dedup_keys, validate_dedup_retention, validate_drafts,
 };
 pub use operations::Operations;
 pub use processed::{MAX_METADATA_BYTES, MAX_METADATA_DEPTH, Mark, Marked, Processed, ProcessedStore};
 pub use repository::{Repository, RepositoryExt};
-pub use retention::{Ended, Prune, Retention};
+pub use retention::{Prunable, Prune, Retention};
 pub use retry::{Backoff, Jitter};
 pub use stats::{MAX_COUNTED, Stats, TopicStats};
 pub use table::{MAX_IDENTIFIER_BYTES, TableName};

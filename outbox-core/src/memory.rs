@@ -13,12 +13,13 @@ use uuid::Uuid;
 
 use crate::lease::validate_lease;
 use crate::{
-    Claim, ClaimRequest, Claimed, Context, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterQuery,
-    Declaration, Draft, Ended, Enqueued, Error, ErrorKind, FailedAttempt, Fairness, Finding, Headers,
-    Inspect, Lease, Limits, Listener, MAX_BATCH, MAX_HISTORY, MAX_HISTORY_ERROR, Mark, Marked, Message,
-    MessageId, Moved, OnDead, Operations, Outcome, Processed, ProcessedStore, Prune, Readiness, Repository,
-    Result, Retention, Settled, Settlement, Stats, TopicStats, Transactions, Wakeup, error_text,
-    recovery_group, validate_drafts, validate_limit,
+    BlockedKey, BlockedPage, BlockedQuery, Blocker, Claim, ClaimRequest, Claimed, Claimer, Context,
+    DEDUP_RETENTION, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, Declaration, Draft,
+    Enqueued, Error, ErrorKind, FailedAttempt, Fairness, Finding, Headers, Inspect, Lease, Limits, Listener,
+    MAX_BATCH, MAX_HISTORY, MAX_HISTORY_ERROR, Mark, Marked, Message, MessageId, Moved, OnDead, Operations,
+    Outcome, Processed, ProcessedStore, Prunable, Prune, Readiness, Repository, Result, Retention, Settled,
+    Settlement, Stats, TopicStats, Transactions, Unblocked, Wakeup, error_text, recovery_group,
+    validate_dedup_retention, validate_drafts, validate_key, validate_limit,
 };
 
 /// An outbox, its operations and an inbox record in memory: the reference that every other backend is
@@ -34,7 +35,7 @@ use crate::{
 /// * A claim first promotes what is due of every topic, by due time, at most [`MAX_BATCH`] messages.
 /// * Messages out of attempts count towards the limits of the claim that makes them dead.
 /// * Whoever would write what another open transaction has written waits for its end, in `enqueue` for the
-///   same id, in `mark_processed` for the same group and id. Two transactions that wait for each other:
+///   same id or deduplication key, in `mark_processed` for the same group and id. Two transactions that wait for each other:
 ///   the second gets [`ErrorKind::Contention`].
 ///
 /// # Examples
@@ -52,11 +53,23 @@ use crate::{
 /// assert_eq!(outbox.claim(request).await?.messages.len(), 1);
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct MemoryRepository {
     shared: Arc<Shared>,
     limits: Limits,
     retention: Retention,
+    dedup_retention: Duration,
+}
+
+impl Default for MemoryRepository {
+    fn default() -> Self {
+        Self {
+            shared: Arc::default(),
+            limits: Limits::default(),
+            retention: Retention::default(),
+            dedup_retention: DEDUP_RETENTION,
+        }
+    }
 }
 
 impl MemoryRepository {
@@ -79,6 +92,14 @@ impl MemoryRepository {
         self
     }
 
+    /// Sets how long the deduplication keys of what this handle and its later clones enqueue are honoured: more than
+    /// zero, at most [`MAX_DELAY`](crate::MAX_DELAY).
+    #[must_use]
+    pub fn with_dedup_retention(mut self, retention: Duration) -> Self {
+        self.dedup_retention = retention;
+        self
+    }
+
     /// Declares the store ordered, for all its handles; see [`Declaration::ordered`]. Do it before the first message.
     #[must_use]
     pub fn ordered(self, on_dead: OnDead) -> Self {
@@ -86,7 +107,7 @@ impl MemoryRepository {
         self.declared(declared.ordered(on_dead))
     }
 
-    /// Declares that claims of the store take turns; see [`Declaration::fair`]. Do it before the first message.
+    /// Declares that claims of the store take turns, message by message; see [`Declaration::fair`]. Do it before the first message.
     #[must_use]
     pub fn fair(self, fairness: Fairness) -> Self {
         let declared = self.shared.with(|store| store.declared.clone());
@@ -133,13 +154,14 @@ impl Repository for MemoryRepository {
         let transaction = self.transaction(cx)?;
         drafts.iter_mut().for_each(|draft| cx.add_trace_headers(&mut draft.headers));
         validate_drafts(&drafts, &self.limits)?;
-        transaction.attempt(|store, id| store.enqueue(id, &drafts)).await
+        validate_dedup_retention(self.dedup_retention)?;
+        transaction.attempt(|store, id| store.enqueue(id, &drafts, self.dedup_retention)).await
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
         request.validate()?;
         self.shared.with(|store| {
-            store.declared.validate()?;
+            store.check_declared()?;
             Ok(store.claim(&request))
         })
     }
@@ -189,6 +211,22 @@ impl Operations for MemoryRepository {
         Ok(self.shared.with(|store| store.move_matching(&filter, limit, Store::discard)))
     }
 
+    async fn blocked_keys(&self, query: BlockedQuery) -> Result<BlockedPage> {
+        query.validate()?;
+        self.shared
+            .with(|store| store.require_order("list blocked keys").map(|()| store.blocked_keys(&query)))
+    }
+
+    async fn skip_head(&self, key: String, head: MessageId) -> Result<Unblocked> {
+        validate_key(&key)?;
+        self.shared.with(|store| store.require_order("skip head").map(|()| store.skip_head(&key, head)))
+    }
+
+    async fn release_head(&self, key: String, head: MessageId) -> Result<Unblocked> {
+        validate_key(&key)?;
+        self.shared.with(|store| store.require_order("release head").map(|()| store.release_head(&key, head)))
+    }
+
     async fn history(&self, id: MessageId) -> Result<Vec<FailedAttempt>> {
         Ok(self.shared.with(|store| store.history(&id)))
     }
@@ -203,7 +241,7 @@ impl Operations for MemoryRepository {
     }
 
     async fn check(&self) -> Result<()> {
-        self.shared.with(|store| store.declared.validate())
+        self.shared.with(|store| store.check_declared())
     }
 
     async fn doctor(&self, _patience: Duration) -> Result<Vec<Finding>> {
@@ -533,10 +571,10 @@ impl Row {
     }
 
     /// When and how it ended.
-    fn ended(&self) -> Option<(Ended, Moment)> {
+    fn ended(&self) -> Option<(Prunable, Moment)> {
         match self.state {
-            State::Done { at } => Some((Ended::Done, at)),
-            State::Dead { at } => Some((Ended::Dead, at)),
+            State::Done { at } => Some((Prunable::Done, at)),
+            State::Dead { at } => Some((Prunable::Dead, at)),
             State::Ready | State::Parked { .. } => None,
         }
     }
@@ -599,6 +637,10 @@ type RecordName = (String, MessageId);
 /// Order number and attempts of a row.
 type Place = (i64, u32);
 
+/// The lane where the last claim of a loop ended.
+#[derive(Default)]
+struct LastLane(String);
+
 /// What an open transaction has written.
 #[derive(Default)]
 struct Open {
@@ -606,6 +648,14 @@ struct Open {
     rows: Vec<Row>,
     places: HashMap<MessageId, usize>,
     records: BTreeMap<RecordName, Record>,
+    keys: BTreeMap<String, Key>,
+}
+
+/// The first message with a deduplication key.
+#[derive(Clone, Copy)]
+struct Key {
+    id: MessageId,
+    expires_at: Moment,
 }
 
 struct Waiting {
@@ -623,6 +673,7 @@ struct Store {
     places: HashMap<MessageId, i64>,
     last_seq: i64,
     processed: BTreeMap<RecordName, Record>,
+    keys: BTreeMap<String, Key>,
     open: BTreeMap<u64, Open>,
     waits: BTreeMap<u64, Waiting>,
     sleepers: BTreeMap<u64, Waker>,
@@ -661,6 +712,7 @@ impl Store {
         self.open(transaction)?;
         let open = self.end(transaction).unwrap_or_default();
         self.processed.extend(open.records);
+        self.keys.extend(open.keys);
         if !open.rows.is_empty() {
             open.rows.into_iter().for_each(|row| self.insert(row));
             self.hint();
@@ -685,30 +737,148 @@ impl Store {
     }
 }
 
+// blocked keys
+impl Store {
+    fn require_order(&self, operation: &'static str) -> Result<()> {
+        match self.is_ordered() {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Unsupported, operation)
+                .with_detail("the table is not declared ordered")),
+        }
+    }
+
+    /// The messages of each key that are not over with, from a key on.
+    fn keys(&self, from: &str) -> BTreeMap<&str, Vec<i64>> {
+        let mut keys = BTreeMap::<&str, Vec<i64>>::new();
+        for (seq, row) in &self.rows {
+            if let Some(key) = row.key.as_deref().filter(|key| *key >= from && !self.is_over(row)) {
+                keys.entry(key).or_default().push(*seq);
+            }
+        }
+        keys
+    }
+
+    fn blocked_keys(&self, query: &BlockedQuery) -> BlockedPage {
+        let keys = self.keys(query.from.as_deref().unwrap_or_default());
+        let looked_at = keys.iter().take(query.limit);
+        BlockedPage {
+            keys: looked_at.filter_map(|(key, numbers)| self.blocked(key, numbers)).collect(),
+            next: keys.keys().nth(query.limit).map(|key| (*key).to_owned()),
+        }
+    }
+
+    fn blocked(&self, key: &str, numbers: &[i64]) -> Option<BlockedKey> {
+        let waits = |seq: &&i64| self.rows.get(seq).is_some_and(|row| !row.is_dead());
+        let (head, behind) = numbers.split_first()?;
+        let (head, n_behind) = (self.rows.get(head)?, behind.iter().filter(waits).count());
+        let blocker = self.hold(head)?;
+        let holds = n_behind > 0 || head.is_dead();
+        let topic = head.topic.clone();
+        holds.then(|| BlockedKey::new(key.to_owned(), head.id, topic, blocker, n_behind as u64))
+    }
+
+    /// Why this row is not claimable, if it is not.
+    fn hold(&self, row: &Row) -> Option<Blocker> {
+        let left = |at: Moment| at.saturating_sub(self.clock.now());
+        match (row.state, &row.lease) {
+            (State::Dead { .. }, _) => {
+                Some(Blocker::Dead { error: row.last_error.clone().unwrap_or_default() })
+            }
+            (State::Parked { due_at }, _) => Some(Blocker::Waiting { due_in: left(due_at) }),
+            (State::Ready, Some(lease)) => Some(Blocker::Claimed { expires_in: left(lease.until) }),
+            (State::Ready | State::Done { .. }, _) => None,
+        }
+    }
+
+    /// The number of `head`, if it is the first of its key, and waits or is dead.
+    fn head(&self, key: &str, head: MessageId) -> Option<i64> {
+        let mut rows = self.rows.iter();
+        let (seq, row) = rows.find(|(_, row)| row.key.as_deref() == Some(key) && !self.is_over(row))?;
+        (row.id == head && row.state != State::Ready).then_some(*seq)
+    }
+
+    fn skip_head(&mut self, key: &str, head: MessageId) -> Unblocked {
+        let Some(seq) = self.head(key, head) else { return Unblocked::NotBlocking };
+        self.remove(seq);
+        self.hint();
+        Unblocked::Applied
+    }
+
+    fn release_head(&mut self, key: &str, head: MessageId) -> Unblocked {
+        let Some(seq) = self.head(key, head) else { return Unblocked::NotBlocking };
+        let now = self.clock.now();
+        if let Some(row) = self.rows.get_mut(&seq) {
+            row.attempts = if row.is_dead() { 0 } else { row.attempts };
+            row.become_ready();
+            row.ready_at = Some(now);
+        }
+        self.hint();
+        Unblocked::Applied
+    }
+}
+
 // messages
 impl Store {
-    fn enqueue(&mut self, transaction: u64, drafts: &[Draft]) -> Result<Attempt<Vec<MessageId>>> {
-        let has_one = |open: &Open| drafts.iter().any(|draft| open.places.contains_key(&draft.id));
+    fn enqueue(
+        &mut self,
+        transaction: u64,
+        drafts: &[Draft],
+        dedup_retention: Duration,
+    ) -> Result<Attempt<Vec<MessageId>>> {
+        self.open(transaction)?;
+        let now = self.clock.now();
+        let has_one =
+            |open: &Open| drafts.iter().any(|draft| self.is_in_the_way(transaction, open, draft, now));
         if let Some(other) = self.blocker(transaction, has_one) {
             return Ok(Attempt::BlockedBy(other));
         }
-        let now = self.clock.now();
-        let is_stored = |draft: &&Draft| self.places.contains_key(&draft.id);
-        let (stored, new): (Vec<_>, Vec<_>) = drafts.iter().partition(is_stored);
+        let expires_at = now.saturating_add(dedup_retention);
+        let store = |draft| self.store(transaction, draft, now, expires_at);
+        let stored = drafts.iter().map(store).collect::<Result<Vec<_>>>()?;
+        match stored.iter().position(Option::is_none) {
+            None => Ok(Attempt::Finished(stored.into_iter().flatten().collect())),
+            Some(repeated) => Err(Error::new(ErrorKind::AlreadyEnqueued, "enqueue")
+                .with_detail(drafts[repeated].id.to_string())),
+        }
+    }
+
+    /// Whether another open transaction has written what the draft would write.
+    fn is_in_the_way(&self, transaction: u64, open: &Open, draft: &Draft, now: Moment) -> bool {
+        self.first_with_key(transaction, draft, now).is_none()
+            && (open.places.contains_key(&draft.id)
+                || draft.dedup_key.as_ref().is_some_and(|key| open.keys.contains_key(key)))
+    }
+
+    /// The id in the place of the draft; `None` when its own is there already.
+    fn store(
+        &mut self,
+        transaction: u64,
+        draft: &Draft,
+        now: Moment,
+        expires_at: Moment,
+    ) -> Result<Option<MessageId>> {
+        if let Some(first) = self.first_with_key(transaction, draft, now) {
+            return Ok(Some(first));
+        }
+        let is_stored = self.places.contains_key(&draft.id);
         let open = self.open(transaction)?;
-        let mut repeated = stored.first().map(|draft| draft.id);
-        for draft in new {
-            if open.places.contains_key(&draft.id) {
-                repeated = repeated.or(Some(draft.id));
-                continue;
-            }
-            open.places.insert(draft.id, open.rows.len());
-            open.rows.push(Row::new(draft, now));
+        if let Some(key) = draft.dedup_key.clone() {
+            open.keys.insert(key, Key { id: draft.id, expires_at });
         }
-        match repeated {
-            None => Ok(Attempt::Finished(drafts.iter().map(|draft| draft.id).collect())),
-            Some(id) => Err(Error::new(ErrorKind::AlreadyEnqueued, "enqueue").with_detail(id.to_string())),
+        if is_stored || open.places.contains_key(&draft.id) {
+            return Ok(None);
         }
+        open.places.insert(draft.id, open.rows.len());
+        open.rows.push(Row::new(draft, now));
+        Ok(Some(draft.id))
+    }
+
+    /// The message that has taken the draft's deduplication key, as the transaction sees it.
+    fn first_with_key(&self, transaction: u64, draft: &Draft, now: Moment) -> Option<MessageId> {
+        let key = draft.dedup_key.as_ref()?;
+        let own = self.open.get(&transaction).and_then(|open| open.keys.get(key));
+        let honoured = |key: &&Key| key.expires_at > now;
+        own.filter(honoured).or_else(|| self.keys.get(key).filter(honoured)).map(|key| key.id)
     }
 
     fn insert(&mut self, row: Row) {
@@ -734,6 +904,13 @@ impl Store {
                 }
             }
         }
+    }
+
+    fn check_declared(&self) -> Result<()> {
+        if self.declared.partitioned.is_some() {
+            return Err(Error::new(ErrorKind::Unsupported, "declare").with_detail("memory has no partitions"));
+        }
+        self.declared.validate()
     }
 
     fn is_ordered(&self) -> bool {
@@ -826,7 +1003,10 @@ impl Store {
 
     fn claim_ready(&mut self, request: &ClaimRequest, now: Moment, claim: &mut Claim) {
         let ready = self.before_the_dead(self.in_order(self.find(request, Row::is_ready)), request);
-        let ready = self.within_bounds(ready, request.limit, request);
+        let ready = match self.declared.lanes() {
+            Some(fairness) => self.fair_share(ready, fairness, request),
+            None => self.within_bounds(ready, request.limit, request),
+        };
         let (spent, live): (Vec<_>, Vec<_>) =
             ready.into_iter().partition(|(_, attempts)| *attempts >= request.max_attempts);
         for (seq, _) in spent {
@@ -834,6 +1014,39 @@ impl Store {
             claim.n_dead += 1;
         }
         self.hand_out(&live, request, now, claim);
+    }
+
+    /// As many rows as the bounds let through, lane by lane, beginning behind the one where the loop's last claim ended.
+    fn fair_share(&self, rows: Vec<Place>, fairness: &Fairness, request: &ClaimRequest) -> Vec<Place> {
+        let kept = request.claimer.as_ref().and_then(Claimer::take::<LastLane>);
+        let LastLane(last) = kept.unwrap_or_default();
+        let mut taken = self.within_bounds(self.in_turns(rows, fairness, &last), request.limit, request);
+        let lanes = taken.iter().map(|(seq, _)| self.lane(fairness, *seq));
+        let reached = lanes.max_by_key(|lane| (*lane <= last, lane.clone()));
+        if let Some(claimer) = &request.claimer {
+            claimer.put(LastLane(reached.unwrap_or(last)));
+        }
+        taken.sort_unstable();
+        taken
+    }
+
+    /// The first row of each lane, then the second of each, and so on; of each round first the lanes behind `last`.
+    fn in_turns(&self, rows: Vec<Place>, fairness: &Fairness, last: &str) -> Vec<Place> {
+        let mut rounds = HashMap::<String, usize>::new();
+        let turn = |place: Place| {
+            let lane = self.lane(fairness, place.0);
+            let round = rounds.entry(lane.clone()).or_default();
+            *round += 1;
+            (*round, lane.as_str() <= last, lane, place)
+        };
+        let mut turns: Vec<_> = rows.into_iter().map(turn).collect();
+        turns.sort_unstable();
+        turns.into_iter().map(|(.., place)| place).collect()
+    }
+
+    fn lane(&self, fairness: &Fairness, seq: i64) -> String {
+        let row = self.rows.get(&seq);
+        row.map(|row| fairness.lane(&row.topic, row.key.as_deref(), &row.headers)).unwrap_or_default()
     }
 
     /// The rows of the claimed topics, in order.
@@ -998,7 +1211,10 @@ impl Store {
 
     fn discard(&mut self, id: &MessageId) -> Moved {
         match self.dead(id).and_then(|seq| self.remove(seq)) {
-            Some(_) => Moved::Applied,
+            Some(_) => {
+                self.hint();
+                Moved::Applied
+            }
             None => Moved::NotDead,
         }
     }
@@ -1027,8 +1243,11 @@ impl Store {
 
     fn prune(&mut self, prune: &Prune) -> u64 {
         let now = self.clock.now();
-        let is_old = |(ended, at): (Ended, Moment)| {
-            (ended == prune.ended && now.saturating_sub(at) > prune.older_than).then_some(at)
+        if prune.what == Prunable::DedupKeys {
+            return self.prune_keys(prune, now);
+        }
+        let is_old = |(ended, at): (Prunable, Moment)| {
+            (ended == prune.what && now.saturating_sub(at) > prune.older_than).then_some(at)
         };
         let old = self.rows.iter().filter_map(|(seq, row)| Some((row.ended().and_then(is_old)?, *seq)));
         let mut old: Vec<_> = old.collect();
@@ -1036,6 +1255,20 @@ impl Store {
         old.truncate(prune.limit);
         if !prune.dry_run {
             old.iter().for_each(|(_, seq)| drop(self.remove(*seq)));
+        }
+        old.len() as u64
+    }
+
+    fn prune_keys(&mut self, prune: &Prune, now: Moment) -> u64 {
+        let is_old = |key: &Key| key.expires_at.saturating_add(prune.older_than) <= now;
+        let old = self.keys.iter().filter(|(_, key)| is_old(key));
+        let mut old: Vec<_> = old.map(|(name, key)| (key.expires_at, name.clone())).collect();
+        old.sort_unstable();
+        old.truncate(prune.limit);
+        if !prune.dry_run {
+            old.iter().for_each(|(_, name)| {
+                self.keys.remove(name);
+            });
         }
         old.len() as u64
     }
@@ -1056,10 +1289,10 @@ fn matches(filter: &DeadLetterFilter, row: &Row, now: Moment) -> bool {
 }
 
 fn count(topic: &mut TopicStats, row: &Row, now: Moment) {
-    match row.ended() {
-        Some((Ended::Dead, _)) => topic.n_dead += 1,
-        Some((Ended::Done, _)) => topic.n_done += 1,
-        None => count_unfinished(topic, row, now),
+    match row.state {
+        State::Dead { .. } => topic.n_dead += 1,
+        State::Done { .. } => topic.n_done += 1,
+        State::Ready | State::Parked { .. } => count_unfinished(topic, row, now),
     }
 }
 

@@ -26,12 +26,18 @@ pub const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// The longest delay of a message, and the longest backoff: 10 years.
 pub const MAX_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+/// How long a deduplication key is honoured unless the handle says otherwise: 24 hours.
+pub const DEDUP_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+
 const CONTENT_TYPE: &str = "content-type";
 
 /// A message that is not stored yet.
 ///
 /// The id exists before the message is enqueued, so that a retry after a commit whose answer was lost
 /// can name it. Bounds are checked when the draft is enqueued, before any statement is sent.
+///
+/// Ids of your own come from wherever you say: [`id`](Self::id) takes them, so a generator is a function of yours that makes
+/// the drafts.
 ///
 /// # Examples
 /// ```
@@ -59,6 +65,8 @@ pub struct Draft {
     pub headers: Headers,
     /// How long after the enqueue, by the database's clock, the message becomes due; at most [`MAX_DELAY`].
     pub delay: Duration,
+    /// Deduplication key, 1 to [`MAX_NAME_BYTES`] bytes without NUL; see [`Draft::dedup_key`].
+    pub dedup_key: Option<String>,
     origin: Origin,
 }
 
@@ -96,6 +104,7 @@ impl Draft {
             payload: payload.into(),
             headers: Headers::new(),
             delay: Duration::ZERO,
+            dedup_key: None,
             origin: Origin { generated: id, is_cloned: AtomicBool::new(false) },
         }
     }
@@ -131,7 +140,44 @@ impl Draft {
         self
     }
 
-    /// Replaces the generated id.
+    /// Makes the enqueue idempotent: while the key is honoured, a further draft with it is not stored in the same table, and
+    /// the answer has the first one's id in its place. Topic, key and payload are not compared.
+    ///
+    /// The key is taken with the transaction that stores the message, and free again when that rolls back. It is
+    /// honoured for the retention that the first one's handle declares, by default [`DEDUP_RETENTION`], counted by the
+    /// database's clock from the enqueue, also when the message was delivered, has died or was discarded. Afterwards a
+    /// draft with it is a new message.
+    ///
+    /// # Examples
+    /// ```
+    /// # use outbox_core::{Context, Draft, MemoryRepository, Repository, Result};
+    /// # async fn example(cx: &Context, outbox: &MemoryRepository) -> Result<()> {
+    /// let draft = Draft::new("invoice.due", "7").dedup_key("invoice-7-2026-11");
+    /// let own = draft.id;
+    /// let ids = outbox.enqueue(cx, vec![draft]).await?;
+    /// let is_new = ids[0] == own; // otherwise the id is that of the first message with the key
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn dedup_key(mut self, key: impl ToString) -> Self {
+        self.dedup_key = Some(key.to_string());
+        self
+    }
+
+    /// Replaces the generated id: with that of a draft whose commit had an unknown end, or with one of your own
+    /// generator, of whatever version.
+    ///
+    /// # Examples
+    /// Ids that follow from what the message says:
+    /// ```
+    /// use outbox_core::Draft;
+    /// use uuid::Uuid;
+    /// fn placed(order: u128) -> Draft {
+    ///     let id = Uuid::from_u128(0x0b5e_0000_0000_8000_8000_0000_0000_0000 | order);
+    ///     Draft::new("order.placed", order.to_string()).id(id)
+    /// }
+    /// assert_eq!(placed(7).id, placed(7).id);
+    /// ```
     #[must_use]
     pub fn id(mut self, id: MessageId) -> Self {
         self.id = id;
@@ -157,6 +203,9 @@ impl Draft {
             validate_length("key", key.len(), MAX_NAME_BYTES)?;
             validate_nul("key", key)?;
         }
+        if let Some(key) = &self.dedup_key {
+            validate_dedup_key(key)?;
+        }
         validate_length("payload", self.payload.len(), limits.max_payload)?;
         validate_headers(&self.headers)?;
         validate_delay("delay", self.delay)
@@ -169,7 +218,7 @@ impl From<Draft> for Vec<Draft> {
     }
 }
 
-/// Shows sizes instead of payload and headers.
+/// Shows sizes instead of payload and headers, and no deduplication key.
 impl fmt::Debug for Draft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Draft")
@@ -179,6 +228,7 @@ impl fmt::Debug for Draft {
             .field("payload_bytes", &self.payload.len())
             .field("n_headers", &self.headers.len())
             .field("delay", &self.delay)
+            .field("has_dedup_key", &self.dedup_key.is_some())
             .finish()
     }
 }
@@ -278,6 +328,37 @@ pub fn validate_drafts(drafts: &[Draft], limits: &Limits) -> Result<()> {
     Ok(())
 }
 
+/// Checks how long a handle honours deduplication keys: more than zero, at most [`MAX_DELAY`]. Backends call it before any
+/// statement of an enqueue.
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`] that names the field.
+pub fn validate_dedup_retention(retention: Duration) -> Result<()> {
+    if retention.is_zero() {
+        return Err(Error::invalid("dedup_retention", "must not be zero"));
+    }
+    validate_delay("dedup_retention", retention)
+}
+
+/// For a backend that does not know deduplication keys: to ignore one would store a message twice.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] when a draft has one.
+pub fn refuse_dedup_keys(drafts: &[Draft]) -> Result<()> {
+    match drafts.iter().any(|draft| draft.dedup_key.is_some()) {
+        true => Err(Error::new(ErrorKind::Unsupported, "enqueue").with_detail("dedup_key")),
+        false => Ok(()),
+    }
+}
+
+fn validate_dedup_key(key: &str) -> Result<()> {
+    if key.is_empty() {
+        return Err(Error::invalid("dedup_key", "must not be empty"));
+    }
+    validate_length("dedup_key", key.len(), MAX_NAME_BYTES)?;
+    validate_nul("dedup_key", key)
+}
+
 pub(crate) fn validate_name(field: &str, value: &str) -> Result<()> {
     if value.is_empty() {
         return Err(Error::invalid(field, "must not be empty"));
@@ -365,6 +446,9 @@ mod tests {
         assert_eq!(refused(Draft::new("a\nb", "x")), "invalid topic: contains a control character");
         assert_eq!(refused(draft().key("k\0")), "invalid key: contains NUL (U+0000)");
         assert_eq!(refused(draft().key("k".repeat(256))), "invalid key: 256 bytes, max 255");
+        assert_eq!(refused(draft().dedup_key("")), "invalid dedup_key: must not be empty");
+        assert_eq!(refused(draft().dedup_key("k\0")), "invalid dedup_key: contains NUL (U+0000)");
+        assert_eq!(refused(draft().dedup_key("k".repeat(256))), "invalid dedup_key: 256 bytes, max 255");
         assert_eq!(
             refused(draft().header("a\r\nb", "x")),
             "invalid header name: contains a control character"
@@ -386,19 +470,28 @@ mod tests {
     }
 
     #[test]
+    fn dedup_retention_is_bounded() {
+        let refused = |retention| validate_dedup_retention(retention).expect_err("out of bounds").to_string();
+        assert_eq!(refused(Duration::ZERO), "invalid dedup_retention: must not be zero");
+        assert_eq!(refused(Duration::MAX), "invalid dedup_retention: exceeds 10 years");
+        validate_dedup_retention(MAX_DELAY).expect("legal");
+    }
+
+    #[test]
     fn unusual_but_legal_values_pass() {
         for draft in [
             Draft::new("t", ""),
             Draft::new("t", vec![0xff, 0xc0]).key(""),
             Draft::new("t", "x").key("a\n\u{202e}😀"),
+            Draft::new("t", "x").dedup_key("a\n\u{202e}😀"),
         ] {
             draft.validate(&Limits::default()).expect("legal");
         }
     }
 
     #[test]
-    fn debug_shows_no_payload_and_no_header() {
-        let draft = Draft::new("t", "S3CR3T").header("auth", "S3CR3T");
+    fn debug_shows_no_payload_no_header_and_no_dedup_key() {
+        let draft = Draft::new("t", "S3CR3T").header("auth", "S3CR3T").dedup_key("S3CR3T");
         assert!(!format!("{draft:?}").contains("S3CR3T"));
     }
 }

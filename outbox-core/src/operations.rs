@@ -2,8 +2,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::{
-    DeadLetterFilter, DeadLetterPage, DeadLetterQuery, FailedAttempt, Finding, MessageId, Moved, Prune,
-    Result, Stats,
+    BlockedPage, BlockedQuery, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, FailedAttempt, Finding,
+    MessageId, Moved, Prune, Result, Stats, Unblocked,
 };
 
 /// What an operator needs to see and to do.
@@ -59,6 +59,29 @@ pub trait Operations: Send + Sync {
         limit: usize,
     ) -> impl Future<Output = Result<u64>> + Send;
 
+    /// One page of the keys of an ordered table of which no message can be claimed now, and why. A page looks at a
+    /// bounded number of keys.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the table is not declared
+    /// [ordered](crate::Declaration::ordered); [`InvalidInput`](crate::ErrorKind::InvalidInput) that names the field.
+    fn blocked_keys(&self, query: BlockedQuery) -> impl Future<Output = Result<BlockedPage>> + Send;
+
+    /// Removes the first message of a key for good, if it is `head` and a dead letter that blocks or one that waits for
+    /// its time; the next one of the key can be claimed then. Naming the head that was seen keeps a repeated call from
+    /// removing the next one as well.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the table is not declared ordered, or its backend cannot.
+    fn skip_head(&self, key: String, head: MessageId) -> impl Future<Output = Result<Unblocked>> + Send;
+
+    /// Makes the first message of a key claimable at once and at its place, if it is `head` and a dead letter that
+    /// blocks, which gets all its attempts again, or one that waits for its time, which keeps the attempts it has had.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the table is not declared ordered, or its backend cannot.
+    fn release_head(&self, key: String, head: MessageId) -> impl Future<Output = Result<Unblocked>> + Send;
+
     /// The last [`MAX_HISTORY`](crate::MAX_HISTORY) failed attempts of a stored message, whatever its state, the
     /// oldest first. Empty where none failed and where there is no such message.
     ///
@@ -66,7 +89,8 @@ pub trait Operations: Send + Sync {
     /// Those of the storage.
     fn history(&self, id: MessageId) -> impl Future<Output = Result<Vec<FailedAttempt>>> + Send;
 
-    /// Removes, or counts, messages that ended long enough ago; how many. Fewer than the limit: there are no more.
+    /// Removes, or counts, messages that ended, or keys that expired, long enough ago; how many. Fewer than the limit: there are
+    /// no more.
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) that names the field.

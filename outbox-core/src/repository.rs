@@ -20,6 +20,11 @@ use crate::{Claim, ClaimRequest, Context, Draft, Lease, MessageId, Outcome, Resu
 pub trait Repository: Send + Sync {
     /// Stores messages in the transaction on `cx` and returns their ids in the order of `drafts`.
     ///
+    /// A draft whose [`dedup_key`](Draft::dedup_key) is taken is not stored, and the id in its place is that of the first
+    /// message with the key, also of one of the same call. While another transaction that has taken the key is open, the
+    /// call waits for its end. A call takes its keys in the order of their bytes, so two calls with the same keys do not
+    /// deadlock, whatever the order of their drafts.
+    ///
     /// No drafts: no statement. The transaction is never begun, committed or rolled back here. Headers
     /// `traceparent` and `tracestate` of the context are added where a draft has no `traceparent` of its own.
     ///
@@ -29,7 +34,8 @@ pub trait Repository: Send + Sync {
     /// [`ForeignTransaction`](crate::ErrorKind::ForeignTransaction) for a context without a transaction of
     /// this backend; [`AlreadyEnqueued`](crate::ErrorKind::AlreadyEnqueued) when a message with one of the
     /// ids is in the table: it is left as it is, the other drafts are stored, and the transaction stays
-    /// usable, to commit or to roll back.
+    /// usable, to commit or to roll back. The same when a deduplication key is taken and the storage's role may not
+    /// read by which message.
     fn enqueue(
         &self,
         cx: &Context,

@@ -12,21 +12,24 @@ pub enum Retention {
     Delete,
     /// It stays, done, until [`Operations::prune`](crate::Operations::prune) removes it. As long as it is there
     /// its id is taken, so enqueueing it again is reported. Costs a second write of the row and two index
-    /// entries for each message, and somebody must prune.
+    /// entries for each message, and somebody must prune. On a [partitioned](crate::Declaration::partitioned) table
+    /// the id is free.
     Keep,
 }
 
-/// How a message has ended.
+/// What can be pruned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Ended {
-    /// Delivered, and kept by [`Retention::Keep`].
+pub enum Prunable {
+    /// Messages that were delivered, and kept by [`Retention::Keep`].
     Done,
-    /// A dead letter.
+    /// Dead letters.
     Dead,
+    /// Deduplication keys that are no longer honoured.
+    DedupKeys,
 }
 
-/// One bounded step of pruning. Done and dead messages have separate policies; what has not ended is never
-/// removed.
+/// One bounded step of pruning. Done and dead messages and keys have separate policies; a message that has not ended and a
+/// key that is honoured are never removed.
 ///
 /// # Examples
 /// ```
@@ -35,21 +38,24 @@ pub enum Ended {
 /// const DAY: Duration = Duration::from_secs(86_400);
 /// async fn nightly(outbox: &impl Operations) -> Result<()> {
 ///     let done = Prune::done(7 * DAY);
-///     while outbox.prune(done.clone()).await? == done.limit as u64 {}
+///     while outbox.prune(done.clone()).await? >= done.limit as u64 {}
 ///     let dead = Prune::dead(90 * DAY);
-///     while outbox.prune(dead.clone()).await? == dead.limit as u64 {}
+///     while outbox.prune(dead.clone()).await? >= dead.limit as u64 {}
+///     let keys = Prune::dedup_keys();
+///     while outbox.prune(keys.clone()).await? >= keys.limit as u64 {}
 ///     Ok(())
 /// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Prune {
-    /// Which messages.
-    pub ended: Ended,
-    /// Only those that ended longer ago than this by the database's clock, at most
+    /// Which messages, or keys.
+    pub what: Prunable,
+    /// Only those that ended or expired longer ago than this by the database's clock, at most
     /// [`MAX_DELAY`](crate::MAX_DELAY).
     pub older_than: Duration,
-    /// The most messages of this step, 1 to [`MAX_BATCH`]; the default is [`MAX_BATCH`].
+    /// The most of this step, 1 to [`MAX_BATCH`]; the default is [`MAX_BATCH`]. A
+    /// [partition](crate::Declaration::partitioned) that leaves as a whole may have more.
     pub limit: usize,
     /// Counts instead of removing.
     pub dry_run: bool,
@@ -58,15 +64,20 @@ pub struct Prune {
 impl Prune {
     /// Messages that were delivered longer ago than `older_than`.
     pub fn done(older_than: Duration) -> Self {
-        Self { ended: Ended::Done, older_than, limit: MAX_BATCH, dry_run: false }
+        Self { what: Prunable::Done, older_than, limit: MAX_BATCH, dry_run: false }
     }
 
     /// Dead letters that died longer ago than `older_than`.
     pub fn dead(older_than: Duration) -> Self {
-        Self { ended: Ended::Dead, ..Self::done(older_than) }
+        Self { what: Prunable::Dead, ..Self::done(older_than) }
     }
 
-    /// Sets the most messages of this step.
+    /// Deduplication keys that have expired; see [`Draft::dedup_key`](crate::Draft::dedup_key).
+    pub fn dedup_keys() -> Self {
+        Self { what: Prunable::DedupKeys, ..Self::done(Duration::ZERO) }
+    }
+
+    /// Sets the most of this step.
     #[must_use]
     pub fn with_limit(mut self, limit: usize) -> Self {
         self.limit = limit;

@@ -55,7 +55,8 @@ pub struct Config {
     /// The delay between the attempts of a message. Default 1 s, doubled up to 1 h, equal jitter. A handler
     /// overrides it with [`retry_after`](outbox_core::HandlerResultExt::retry_after).
     pub backoff: Backoff,
-    /// How long to pause when a handler says that its downstream is unavailable; then one message is tried.
+    /// How long to pause when a handler says that its downstream is unavailable; then one message is tried. Topics
+    /// with a [`Limit`] or a batch handler pause by themselves, all others together.
     /// Default 1 s, doubled up to 1 min, equal jitter.
     pub pause: Backoff,
     /// How often to look for messages while a listener gives hints, 1 ms to 24 h. Default 10 s. Too low: idle

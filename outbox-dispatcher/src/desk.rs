@@ -166,8 +166,8 @@ impl Desk {
     fn step(&self, place: usize, ended: Option<Ended>, now: Instant) -> Option<Job> {
         let step = self.held().step(place, ended, now);
         self.call(step.calls);
-        if step.resumed {
-            self.observers.emit(&Event::Resumed);
+        if let Some((route, n_paused)) = step.resumed {
+            self.observers.emit(&Event::Resumed { topic: self.router.topic(&route), n_paused });
         }
         step.next
     }
@@ -175,59 +175,60 @@ impl Desk {
     async fn handle(&self, place: usize, job: Job, now: Instant) -> Ended {
         let limit = TimeLimit::starting(now, self.config.handler_timeout);
         match job {
-            Job::One(message, route) => self.handle_one(place, message, &route, limit).await,
-            Job::Batch(messages, route) => self.handle_batch(place, messages, &route, limit).await,
+            Job::One(message, route) => self.handle_one(place, message, route, limit).await,
+            Job::Batch(messages, route) => self.handle_batch(place, messages, route, limit).await,
         }
     }
 
-    async fn handle_one(&self, place: usize, message: Message, route: &Route, limit: TimeLimit) -> Ended {
+    async fn handle_one(&self, place: usize, message: Message, route: Route, limit: TimeLimit) -> Ended {
         let attempt = message.attempt;
-        let timer = self.observers.times_handlers().then(|| Timer::start(&message));
-        let ending = match self.router.service(route) {
+        let timer = self.observers.times_handlers().then(|| Timer::start(&self.observers, &message));
+        let ending = match self.router.service(&route) {
             Some(Service::One(handler)) => {
                 handler::run(&**handler, message, self.config.trace, limit, self.called_off(place)).await
             }
             _ => self.router.unrouted(message.topic),
         };
         if let Some(timer) = timer {
-            timer.stop(&self.observers, self.router.topic(route), ending.name());
+            timer.stop(&self.observers, self.router.topic(&route), ending.name());
         }
-        self.note(&ending);
+        self.note(&ending, &route);
         let opens = ending.opens();
-        Ended { outcomes: Outcomes::One(self.decide(ending, attempt)), opens }
+        Ended { outcomes: Outcomes::One(self.decide(ending, attempt)), opens, route }
     }
 
     async fn handle_batch(
         &self,
         place: usize,
         messages: Vec<Message>,
-        route: &Route,
+        route: Route,
         limit: TimeLimit,
     ) -> Ended {
         let attempts: Vec<_> = messages.iter().map(|message| message.attempt).collect();
+        let start = |message: &Message| Timer::start(&self.observers, message);
         let timers: Option<Vec<_>> =
-            self.observers.times_handlers().then(|| messages.iter().map(Timer::start).collect());
-        let endings = match self.router.service(route) {
+            self.observers.times_handlers().then(|| messages.iter().map(start).collect());
+        let endings = match self.router.service(&route) {
             Some(Service::Batch(_, handler)) => {
                 handler::run_batch(&**handler, messages, limit, self.called_off(place)).await
             }
             _ => messages.into_iter().map(|message| self.router.unrouted(message.topic)).collect(),
         };
         for (timer, ending) in timers.into_iter().flatten().zip(&endings) {
-            timer.stop(&self.observers, self.router.topic(route), ending.name());
+            timer.stop(&self.observers, self.router.topic(&route), ending.name());
         }
-        endings.iter().for_each(|ending| self.note(ending));
+        endings.iter().for_each(|ending| self.note(ending, &route));
         let opens = endings.iter().all(Ending::opens);
         let decided = endings.into_iter().zip(attempts).map(|(ending, attempt)| self.decide(ending, attempt));
-        Ended { outcomes: Outcomes::Each(decided.collect()), opens }
+        Ended { outcomes: Outcomes::Each(decided.collect()), opens, route }
     }
 
     /// Pauses when the downstream is gone.
-    fn note(&self, ending: &Ending) {
+    fn note(&self, ending: &Ending, route: &Route) {
         if let Ending::Failed { text, .. } = ending
             && ending.is_unavailable()
         {
-            self.pause(text);
+            self.pause(route, text);
         }
     }
 
@@ -244,11 +245,13 @@ impl Desk {
         }
     }
 
-    fn pause(&self, error: &str) {
-        let paused = self.held().pause(Instant::now(), &self.config, rand::random());
+    fn pause(&self, route: &Route, error: &str) {
+        let lane = self.plan.lane(route);
+        let paused = self.held().pause(lane, Instant::now(), &self.config, rand::random());
         self.call(Calls { claim_loop: true, settler: true, starter: false });
-        if let Some(pause) = paused {
-            self.observers.emit(&Event::Paused { pause, error });
+        if let Some((pause, n_paused)) = paused {
+            let topic = self.router.topic(route);
+            self.observers.emit(&Event::Paused { topic, pause, error, n_paused });
         }
     }
 }

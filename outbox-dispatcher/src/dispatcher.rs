@@ -111,7 +111,7 @@ impl<R: Repository + Wakeup + 'static> Dispatcher<R> {
     }
 
     /// Works off everything that is due now and returns, for a timer or a serverless function. Retries that
-    /// become due later are left to the next call; so is everything when a handler's downstream is
+    /// become due later are left to the next call; so is what pauses because a handler's downstream is
     /// unavailable. It goes on while producers add messages.
     ///
     /// # Errors
@@ -197,7 +197,6 @@ enum Round {
     Claimed(Found, Option<Instant>),
     /// No lane had room; when one may have some.
     Full(Option<Instant>),
-    Paused(Instant),
 }
 
 impl Round {
@@ -206,7 +205,6 @@ impl Round {
         match self {
             Self::Claimed(best, until) => Self::Claimed(best.max(found), until),
             Self::Full(until) => Self::Claimed(found, until),
-            Self::Paused(_) => self,
         }
     }
 
@@ -216,7 +214,6 @@ impl Round {
         match self {
             Self::Claimed(best, until) => Self::Claimed(best, earlier(until)),
             Self::Full(until) => Self::Full(earlier(until)),
-            Self::Paused(_) => self,
         }
     }
 }
@@ -282,7 +279,6 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
                 _ if token.is_cancelled() => {}
                 Ok(Round::Claimed(found, until)) => self.rest(&mut sleeper, found, until, &token).await,
                 Ok(Round::Full(until)) => self.wait_for_room(until, &token).await,
-                Ok(Round::Paused(until)) => self.wait(until, &token).await,
                 Err(_) => self.wait(Instant::now() + self.health.delay(), &token).await,
             }
         }
@@ -332,7 +328,7 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
                 }
                 Room::Claim { .. } => round,
                 Room::Full(at) => round.full(at),
-                Room::Paused(until) => return Ok(Round::Paused(until)),
+                Room::Paused(until) => round.full(Some(until)),
             };
         }
         Ok(round)
@@ -387,7 +383,6 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
             self.desk.check_failure()?;
             let is_last = is_whole && self.desk.is_settled();
             match self.drain_round(is_whole).await? {
-                Round::Paused(_) => return Ok(()),
                 Round::Full(until) | Round::Claimed(Found::Nothing, until @ Some(_)) => {
                     self.wait_for_change(until).await;
                 }
@@ -415,7 +410,8 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
                     round.claimed(self.accept(index, claim, limit))
                 }
                 Room::Full(at) => round.full(at),
-                Room::Paused(until) => return Ok(Round::Paused(until)),
+                // left to the next call
+                Room::Paused(_) => round.claimed(Found::Nothing),
             };
         }
         Ok(round)

@@ -9,7 +9,7 @@ use outbox_core::{Claim, Claimed, Lease, MAX_BATCH, Message, Outcome, Settled};
 use tokio::time::Instant;
 
 use crate::lane::{Demand, Lane, Limiter, Start, Waiting};
-use crate::pause::{Allowed, Gate};
+use crate::pause::Allowed;
 use crate::plan::Plan;
 use crate::router::Route;
 use crate::runs::{Key, Runs};
@@ -105,6 +105,7 @@ pub(crate) struct Ended {
     pub(crate) outcomes: Outcomes,
     /// Whether it shows that the downstream is there.
     pub(crate) opens: bool,
+    pub(crate) route: Route,
 }
 
 pub(crate) enum Outcomes {
@@ -115,7 +116,8 @@ pub(crate) enum Outcomes {
 /// What a worker does next, and whom it has to tell.
 pub(crate) struct Step {
     pub(crate) next: Option<Job>,
-    pub(crate) resumed: bool,
+    /// What goes on after a pause, and how many lanes pause still.
+    pub(crate) resumed: Option<(Route, usize)>,
     pub(crate) calls: Calls,
 }
 
@@ -141,7 +143,6 @@ pub(crate) struct Held {
     settling: Vec<Lease>,
     settling_since: Option<Instant>,
     n_suspects: usize,
-    gate: Gate,
     batch: usize,
     is_closed: bool,
     /// The claim loop waits until nothing is held.
@@ -165,7 +166,6 @@ impl Held {
             settling: Vec::new(),
             settling_since: None,
             n_suspects: 0,
-            gate: Gate::default(),
             batch: config.batch,
             is_closed: false,
             awaits_settled: false,
@@ -189,9 +189,9 @@ impl Held {
     }
 
     pub(crate) fn room(&mut self, lane: usize, now: Instant) -> Room {
-        self.gate.pass_time(now);
         self.due = self.due.filter(|due| *due > now);
-        if let Allowed::NothingUntil(until) = self.gate.allowed() {
+        self.lanes[lane].gate.pass_time(now);
+        if let Allowed::NothingUntil(until) = self.lanes[lane].gate.allowed() {
             return Room::Paused(until);
         }
         match self.demand(lane, now) {
@@ -211,7 +211,7 @@ impl Held {
         if self.finished.len() + self.settling.len() > 2 * MAX_BATCH + self.places.len() {
             return Demand::Nothing;
         }
-        let most = match self.gate.allowed() {
+        let most = match self.lanes[lane].gate.allowed() {
             Allowed::All => self.most(),
             Allowed::One => 1,
             Allowed::Nothing | Allowed::NothingUntil(_) => 0,
@@ -245,17 +245,19 @@ impl Held {
             self.lanes[lane].note_full_claim(&self.limiters, self.free.len());
         }
         self.note_claim(&claim);
-        let is_probe = !self.gate.is_open();
-        let is_refused = self.is_closed || matches!(self.gate.allowed(), Allowed::NothingUntil(_));
+        let gate = &mut self.lanes[lane].gate;
+        let (is_probe, is_paused) = (!gate.is_open(), matches!(gate.allowed(), Allowed::NothingUntil(_)));
         let Claim { messages, recovered: is_suspect, ordered, .. } = claim;
-        self.gate.set_trying(!messages.is_empty());
+        gate.set_trying(!messages.is_empty());
         for Claimed { message, lease } in messages {
             let ((route, lane), attempt) = (find(&message.topic), message.attempt);
             let ticket = Ticket { lease, route, lane, attempt, run: None, is_suspect, is_probe };
             self.queue(Waiting { ticket, message, since: now }, ordered);
         }
-        if is_refused {
+        if self.is_closed {
             self.release_waiting();
+        } else if is_paused {
+            self.release_lane(lane);
         }
         (self.occupy(now), self.calls(n_before, now))
     }
@@ -330,7 +332,7 @@ impl Held {
     /// Takes a worker's result and gives it the next job, or frees its place.
     pub(crate) fn step(&mut self, place: usize, ended: Option<Ended>, now: Instant) -> Step {
         let n_before = self.finished.len();
-        let resumed = ended.is_some_and(|ended| self.finish(place, ended));
+        let resumed = ended.and_then(|ended| self.finish(place, ended));
         let next = self.next_job(place, now);
         if next.is_none() {
             self.places[place] = Place::Free;
@@ -356,8 +358,9 @@ impl Held {
         }
     }
 
-    fn finish(&mut self, place: usize, Ended { outcomes, opens }: Ended) -> bool {
-        match (mem::replace(&mut self.places[place], Place::Between), outcomes) {
+    /// Where it goes on, and how many lanes pause still, if it opened a gate.
+    fn finish(&mut self, place: usize, Ended { outcomes, opens, route }: Ended) -> Option<(Route, usize)> {
+        let resumed = match (mem::replace(&mut self.places[place], Place::Between), outcomes) {
             (Place::At(slot), Outcomes::One(outcome)) => {
                 self.end_handler(slot.ticket.lane);
                 self.finish_one(slot, outcome, opens)
@@ -373,7 +376,13 @@ impl Held {
                 ended.fold(false, |resumed, (slot, outcome)| self.finish_one(slot, outcome, opens) || resumed)
             }
             _ => false,
-        }
+        };
+        resumed.then(|| (route, self.n_paused()))
+    }
+
+    /// How many lanes claim nothing, or one message to try.
+    fn n_paused(&self) -> usize {
+        self.lanes.iter().filter(|lane| !lane.gate.is_open()).count()
     }
 
     fn end_handler(&mut self, lane: usize) {
@@ -387,11 +396,12 @@ impl Held {
             self.drop_ticket(&ticket);
             return false;
         }
-        let resumed = ticket.is_probe && opens && self.gate.open();
-        self.should_look |= resumed;
+        let gate = &mut self.lanes[ticket.lane].gate;
+        let resumed = ticket.is_probe && opens && gate.open();
         if ticket.is_probe {
-            self.gate.set_trying(false);
+            gate.set_trying(false);
         }
+        self.should_look |= resumed;
         match &ticket.run {
             Some(run) if outcome == Outcome::Done => {
                 if let Some(next) = self.runs.next(run) {
@@ -417,7 +427,7 @@ impl Held {
 
     fn drop_ticket(&mut self, ticket: &Ticket) {
         if ticket.is_probe {
-            self.gate.set_trying(false);
+            self.lanes[ticket.lane].gate.set_trying(false);
         }
         if ticket.is_suspect {
             self.n_suspects = self.n_suspects.saturating_sub(1);
@@ -458,10 +468,28 @@ impl Held {
         self.free.len() == self.places.len() && self.n_waiting() == 0
     }
 
-    /// Closes the gate; `None` when it is closed already. What waits is given back either way.
-    pub(crate) fn pause(&mut self, now: Instant, config: &Config, random: f64) -> Option<Duration> {
-        self.release_waiting();
-        self.gate.close(now, &config.pause, random).inspect(|_| self.should_look = true)
+    /// Closes the gate of a lane, and says for how long and how many pause now; `None` when it is closed already. What
+    /// waits in the lane is given back either way.
+    pub(crate) fn pause(
+        &mut self,
+        lane: usize,
+        now: Instant,
+        config: &Config,
+        random: f64,
+    ) -> Option<(Duration, usize)> {
+        self.release_lane(lane);
+        let pause = self.lanes[lane].gate.close(now, &config.pause, random)?;
+        self.should_look = true;
+        Some((pause, self.n_paused()))
+    }
+
+    fn release_lane(&mut self, lane: usize) {
+        let waiting = mem::take(&mut self.lanes[lane].queue);
+        for run in waiting.iter().filter_map(|waiting| waiting.ticket.run.clone()) {
+            self.end_run(&run);
+        }
+        let followers = self.runs.end_with(|waiting| waiting.ticket.lane == lane);
+        self.finished.extend(waiting.into_iter().chain(followers).map(released));
     }
 
     fn release_waiting(&mut self) {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::held::Ticket;
 use crate::limit::{Bucket, Limit};
 use crate::pace::Pace;
+use crate::pause::Gate;
 
 /// So far ahead of its rate a lane claims.
 const AHEAD: Duration = Duration::from_secs(1);
@@ -112,6 +113,8 @@ pub(crate) enum Demand {
 pub(crate) struct Lane {
     pub(crate) queue: VecDeque<Waiting>,
     pub(crate) limiter: Option<usize>,
+    /// Shut while what its handlers call is away.
+    pub(crate) gate: Gate,
     batching: Option<Batching>,
     max_attempts: u32,
     pace: Pace,
@@ -131,6 +134,7 @@ impl Lane {
         Self {
             queue: VecDeque::new(),
             limiter,
+            gate: Gate::default(),
             batching,
             max_attempts,
             pace,

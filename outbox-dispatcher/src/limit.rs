@@ -12,6 +12,8 @@ use tokio::time::Instant;
 /// of theirs holds up no other topic, and is there for other dispatchers. It costs a claim of its own at every
 /// look. The limit is that of one dispatcher: two of them deliver twice as much.
 ///
+/// When one of their handlers says that its downstream is unavailable, these topics pause and no other does.
+///
 /// # Examples
 /// ```
 /// use std::time::Duration;

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
 
 use crate::metric::{Id, Kind, Labels, METRICS, Metric, measure};
 use crate::series::Series;
@@ -37,6 +37,7 @@ struct Inner {
 enum Instrument {
     Counter(Counter<u64>),
     Gauge(Gauge<f64>),
+    UpDown(UpDownCounter<i64>),
     Histogram(Histogram<f64>),
 }
 
@@ -58,6 +59,10 @@ impl Instrument {
             Kind::Gauge => {
                 Self::Gauge(meter.f64_gauge(name).with_unit(unit).with_description(description).build())
             }
+            Kind::UpDown => {
+                let counter = meter.i64_up_down_counter(name).with_unit(unit);
+                Self::UpDown(counter.with_description(description).build())
+            }
             Kind::Histogram => {
                 let histogram = meter.f64_histogram(name).with_unit(unit).with_description(description);
                 Self::Histogram(histogram.with_boundaries(metric.buckets().to_vec()).build())
@@ -69,6 +74,7 @@ impl Instrument {
         match self {
             Self::Counter(counter) => counter.add(value as u64, attributes),
             Self::Gauge(gauge) => gauge.record(value, attributes),
+            Self::UpDown(counter) => counter.add(value as i64, attributes),
             Self::Histogram(histogram) => histogram.record(value, attributes),
         }
     }

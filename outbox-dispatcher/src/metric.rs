@@ -16,8 +16,22 @@ pub const ATTEMPT_BUCKETS: [f64; 8] = [1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Counter,
+    /// A gauge that is told what to add.
+    UpDown,
     Gauge,
     Histogram,
+}
+
+impl Kind {
+    /// As the page has it.
+    #[cfg(test)]
+    fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::UpDown | Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
 }
 
 /// One metric. Every series has the label `table` beside its own.
@@ -84,6 +98,8 @@ metrics! {
         "what became of claimed messages"
     Attempts "outbox.attempts" Histogram "{attempt}" ["topic" "outcome"]
         "the attempt in which a message was delivered or died"
+    Handling "outbox.handling" UpDown "{message}" ["topic"]
+        "messages that handlers are working on"
     HandlerDuration "outbox.handler.duration" Histogram "s" ["topic" "outcome"]
         "how long handlers ran"
     Latency "outbox.latency" Histogram "s" ["topic"]
@@ -91,7 +107,7 @@ metrics! {
     Pauses "outbox.pauses" Counter "{pause}" []
         "pauses because a handler's downstream was unavailable"
     Paused "outbox.paused" Gauge "" []
-        "1 while claiming pauses"
+        "groups of topics whose claiming pauses; those without a limit and a batch handler are one"
     StorageFailures "outbox.storage.failures" Counter "{failure}" ["operation" "error"]
         "times that an operation of the dispatcher began to fail"
     StorageUnavailable "outbox.storage.unavailable" Gauge "" ["operation"]
@@ -125,7 +141,8 @@ impl Id {
 /// The values of a metric's labels, in their order.
 pub(crate) type Labels<'a> = &'a [&'a str];
 
-/// Says to `record` what an event measures. A counter is told what to add, a gauge where it stands.
+/// Says to `record` what an event measures. A counter is told what to add, a gauge where it stands, unless it goes
+/// up and down: only sums are right whatever the order in which workers tell.
 pub(crate) fn measure(event: &Event<'_>, mut record: impl FnMut(Id, Labels<'_>, f64)) {
     match *event {
         Event::Claimed { n_messages, n_dead, recovered } => {
@@ -134,7 +151,9 @@ pub(crate) fn measure(event: &Event<'_>, mut record: impl FnMut(Id, Labels<'_>, 
             record(Id::Claimed, &[outcome], n_messages as f64);
             record(Id::ClaimDead, &[], n_dead as f64);
         }
+        Event::Started { topic, .. } => record(Id::Handling, &[topic], 1.0),
         Event::Handled { topic, outcome, took, age, .. } => {
+            record(Id::Handling, &[topic], -1.0);
             record(Id::HandlerDuration, &[topic, outcome], took.as_secs_f64());
             if outcome == "ok" {
                 record(Id::Latency, &[topic], age.as_secs_f64());
@@ -178,11 +197,11 @@ fn measure_depth(topic: &str, stats: &TopicStats, mut record: impl FnMut(Id, Lab
 
 fn measure_state(event: &Event<'_>, mut record: impl FnMut(Id, Labels<'_>, f64)) {
     match *event {
-        Event::Paused { .. } => {
+        Event::Paused { n_paused, .. } => {
             record(Id::Pauses, &[], 1.0);
-            record(Id::Paused, &[], 1.0);
+            record(Id::Paused, &[], n_paused as f64);
         }
-        Event::Resumed => record(Id::Paused, &[], 0.0),
+        Event::Resumed { n_paused, .. } => record(Id::Paused, &[], n_paused as f64),
         Event::StorageUnavailable { operation, error } => {
             record(Id::StorageFailures, &[operation, error.kind().name()], 1.0);
             record(Id::StorageUnavailable, &[operation], 1.0);

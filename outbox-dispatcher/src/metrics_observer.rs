@@ -38,6 +38,7 @@ struct Inner {
 enum Handle {
     Counter(Counter),
     Gauge(Gauge),
+    UpDown(Gauge),
     Histogram(Histogram),
 }
 
@@ -57,7 +58,7 @@ fn describe(metric: &Metric, name: SharedString) {
     };
     match metric.kind {
         Kind::Counter => metrics::describe_counter!(name, unit, metric.description),
-        Kind::Gauge => metrics::describe_gauge!(name, unit, metric.description),
+        Kind::Gauge | Kind::UpDown => metrics::describe_gauge!(name, unit, metric.description),
         Kind::Histogram => metrics::describe_histogram!(name, unit, metric.description),
     }
 }
@@ -71,6 +72,7 @@ impl Inner {
         match kind {
             Kind::Counter => Handle::Counter(metrics::counter!(name, labels)),
             Kind::Gauge => Handle::Gauge(metrics::gauge!(name, labels)),
+            Kind::UpDown => Handle::UpDown(metrics::gauge!(name, labels)),
             Kind::Histogram => Handle::Histogram(metrics::histogram!(name, labels)),
         }
     }
@@ -81,6 +83,7 @@ impl Handle {
         match self {
             Self::Counter(counter) => counter.increment(value as u64),
             Self::Gauge(gauge) => gauge.set(value),
+            Self::UpDown(gauge) => gauge.increment(value),
             Self::Histogram(histogram) => histogram.record(value),
         }
     }

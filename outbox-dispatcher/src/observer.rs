@@ -14,7 +14,7 @@ use crate::Report;
 /// them, and which metrics are made of them.
 ///
 /// Events about one message follow its settlement, so they say what is in the database;
-/// [`Handled`](Self::Handled) alone comes before.
+/// [`Started`](Self::Started) and [`Handled`](Self::Handled) alone come before.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -27,6 +27,16 @@ pub enum Event<'a> {
         n_dead: usize,
         /// Whether they come from expired leases.
         recovered: bool,
+    },
+    /// A handler begins. Only for an observer that [times handlers](Observer::times_handlers).
+    #[non_exhaustive]
+    Started {
+        /// The message.
+        id: MessageId,
+        /// Its topic.
+        topic: &'a str,
+        /// Which attempt it is.
+        attempt: u32,
     },
     /// A handler has ended. Only for an observer that [times handlers](Observer::times_handlers).
     #[non_exhaustive]
@@ -110,16 +120,27 @@ pub enum Event<'a> {
         /// Which attempt it was.
         attempt: u32,
     },
-    /// Nothing is claimed for a while.
+    /// Nothing is claimed for a while: of this topic where it has a limit or a batch handler, with those that share the
+    /// limit; otherwise of all topics that have neither.
     #[non_exhaustive]
     Paused {
+        /// Of the message whose handler said so.
+        topic: &'a str,
         /// Until one message is tried.
         pause: Duration,
         /// The handler's error.
         error: &'a str,
+        /// How many of these groups of topics pause now.
+        n_paused: usize,
     },
     /// Claiming goes on.
-    Resumed,
+    #[non_exhaustive]
+    Resumed {
+        /// Of the message that was tried.
+        topic: &'a str,
+        /// How many groups of topics pause still.
+        n_paused: usize,
+    },
     /// An operation of the repository fails.
     #[non_exhaustive]
     StorageUnavailable {
@@ -189,8 +210,9 @@ pub enum Event<'a> {
 
 impl Event<'_> {
     /// Every [`name`](Self::name).
-    pub const NAMES: [&'static str; 20] = [
+    pub const NAMES: [&'static str; 21] = [
         "Claimed",
+        "Started",
         "Handled",
         "Delivered",
         "Retried",
@@ -216,6 +238,7 @@ impl Event<'_> {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Claimed { .. } => "Claimed",
+            Self::Started { .. } => "Started",
             Self::Handled { .. } => "Handled",
             Self::Delivered { .. } => "Delivered",
             Self::Retried { .. } => "Retried",
@@ -224,7 +247,7 @@ impl Event<'_> {
             Self::LeaseLost { .. } => "LeaseLost",
             Self::Unconfirmed { .. } => "Unconfirmed",
             Self::Paused { .. } => "Paused",
-            Self::Resumed => "Resumed",
+            Self::Resumed { .. } => "Resumed",
             Self::StorageUnavailable { .. } => "StorageUnavailable",
             Self::StorageRecovered { .. } => "StorageRecovered",
             Self::WakeupReady { .. } => "WakeupReady",
@@ -281,7 +304,7 @@ pub trait Observer: Send + Sync + 'static {
     /// Something happened. A panic in here is ignored.
     fn on(&self, event: &Event<'_>);
 
-    /// Whether to be told of [`Event::Handled`]. Not by default: it costs three readings of a clock for each
+    /// Whether to be told of [`Event::Started`] and [`Event::Handled`]. Not by default: it costs three readings of a clock for each
     /// message. Asked once, when the observer is handed over.
     fn times_handlers(&self) -> bool {
         false
@@ -319,6 +342,7 @@ impl Observer for TracingObserver {
     fn on(&self, event: &Event<'_>) {
         match *event {
             Event::Claimed { .. }
+            | Event::Started { .. }
             | Event::Handled { .. }
             | Event::Delivered { .. }
             | Event::Retried { .. }
@@ -340,6 +364,7 @@ fn trace_message(event: &Event<'_>) {
                 warn!(n_dead, "made dead by the claim: out of attempts or undecodable");
             }
         }
+        Event::Started { id, topic, attempt } => trace!(%id, topic, attempt, "started"),
         Event::Handled { id, topic, attempt, outcome, took, age } => {
             trace!(%id, topic, attempt, outcome, ?took, ?age, "handled");
         }
@@ -373,11 +398,11 @@ fn trace_storage(event: &Event<'_>) {
 
 fn trace_state(event: &Event<'_>) {
     match *event {
-        Event::Paused { pause, error } => {
-            warn!(?pause, "paused: a handler's downstream is unavailable");
-            debug!(error, "paused");
+        Event::Paused { topic, pause, error, .. } => {
+            warn!(topic, ?pause, "paused: a handler's downstream is unavailable");
+            debug!(topic, error, "paused");
         }
-        Event::Resumed => info!("resumed"),
+        Event::Resumed { topic, .. } => info!(topic, "resumed"),
         Event::StorageUnavailable { operation, error } => {
             warn!(operation, %error, "the storage fails, trying again");
         }

@@ -1,4 +1,4 @@
-//! Whether claiming is allowed while a handler's downstream is unavailable: pure.
+//! Whether a lane may claim while what its handlers call is unavailable: pure.
 
 use std::time::Duration;
 

@@ -54,6 +54,13 @@ impl Runs {
         followers
     }
 
+    /// Ends the runs in which such a message follows; gives back all that follow.
+    pub(crate) fn end_with(&mut self, is_such: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
+        let is_ended = |run: &(&Key, &VecDeque<Waiting>)| run.1.iter().any(&is_such);
+        let ended: Vec<_> = self.runs.iter().filter(is_ended).map(|(key, _)| Arc::clone(key)).collect();
+        ended.iter().flat_map(|key| self.end(key)).collect()
+    }
+
     pub(crate) fn end_all(&mut self) -> impl Iterator<Item = Waiting> + use<> {
         self.n_followers = 0;
         mem::take(&mut self.runs).into_values().flatten()

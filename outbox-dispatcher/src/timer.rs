@@ -17,8 +17,10 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    pub(crate) fn start(message: &Message) -> Self {
-        let Message { id, attempt, created_at, .. } = *message;
+    /// Tells the observer.
+    pub(crate) fn start(observers: &Observers, message: &Message) -> Self {
+        let Message { id, ref topic, attempt, created_at, .. } = *message;
+        observers.emit(&Event::Started { id, topic, attempt });
         Self { id, attempt, enqueued: created_at.into(), started: Instant::now() }
     }
 

@@ -14,6 +14,30 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
+    pub(crate) fn has_partitions(self) -> bool {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres => true,
+            #[allow(unreachable_patterns, reason = "there may be no other")]
+            _ => false,
+        }
+    }
+
+    /// Whether the keys of its ordered tables can be listed, skipped and released.
+    pub(crate) fn has_blocked_keys(self) -> bool {
+        self.has_lanes()
+    }
+
+    /// Whether its tables can be fair without being ordered.
+    pub(crate) fn has_lanes(self) -> bool {
+        match self {
+            #[cfg(feature = "mysql")]
+            Self::MySql => false,
+            #[allow(unreachable_patterns, reason = "there may be no other")]
+            _ => true,
+        }
+    }
+
     pub(crate) fn of(backend: DbBackend) -> Result<Self> {
         match backend {
             #[cfg(feature = "postgres")]

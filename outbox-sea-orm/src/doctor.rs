@@ -1,7 +1,14 @@
 //! Looks for what makes an outbox slow or unsafe and does not show up as an error.
 
-use std::time::Duration;
+#[cfg(feature = "mysql")]
+mod mysql;
 
+use std::time::Duration;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+use std::time::SystemTime;
+
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+use chrono::{DateTime, Utc};
 use outbox_core::{Finding, Result, Severity, Symptom};
 use sea_orm::sea_query::Values;
 
@@ -28,12 +35,42 @@ pub(crate) async fn doctor(table: &OutboxTable, patience: Duration) -> Result<Ve
             sqlite::look(table).await?
         }
         #[cfg(feature = "mysql")]
-        Dialect::MySql => {
-            let _ = patience;
-            mysql::look(table).await?
-        }
+        Dialect::MySql => mysql::look(table, patience).await?,
     };
     Ok([found, looked].concat())
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+const MAX_SKEW: Duration = Duration::from_secs(1);
+
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+#[allow(clippy::disallowed_methods, reason = "compared with the database's clock, decides nothing")]
+fn here() -> DateTime<Utc> {
+    SystemTime::now().into()
+}
+
+/// The database looked at its clock at some time in between.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn clock(before: DateTime<Utc>, theirs: DateTime<Utc>, after: DateTime<Utc>) -> Option<Finding> {
+    let ahead = (theirs - after).to_std().unwrap_or_default();
+    let behind = (before - theirs).to_std().unwrap_or_default();
+    let skew = ahead.max(behind);
+    (skew > MAX_SKEW).then(|| {
+        let side = if ahead > behind { "ahead of" } else { "behind" };
+        Finding::new(
+            Severity::Warning,
+            Symptom::Clock,
+            format!("the database's clock is {skew:.1?} {side} this process's"),
+            "synchronise both hosts; deliveries go by the database's clock, but times in message ids and logs \
+             are this process's",
+        )
+    })
+}
+
+/// Which transactions have written to a log and are older than `patience`.
+#[cfg(feature = "postgres")]
+pub(crate) async fn hold_back(log: &OutboxTable, patience: Duration) -> Result<Vec<Finding>> {
+    postgres::writers(log, patience).await
 }
 
 #[cfg(feature = "sqlite")]
@@ -77,31 +114,8 @@ mod sqlite {
     }
 }
 
-#[cfg(feature = "mysql")]
-mod mysql {
-    use super::*;
-
-    pub(super) async fn look(table: &OutboxTable) -> Result<Vec<Finding>> {
-        let rows =
-            table.query("doctor", table.hot()?, &table.table()?.sql.session, Values(Vec::new())).await?;
-        let is_read_only = rows.first().map(|row| column::<bool>(row, 0)).transpose()?.unwrap_or(false);
-        let read_only = is_read_only.then(|| {
-            Finding::new(
-                Severity::Critical,
-                Symptom::ReadOnly,
-                "the server is read-only: nothing can be claimed or enqueued",
-                "connect to the primary",
-            )
-        });
-        Ok(read_only.into_iter().collect())
-    }
-}
-
 #[cfg(feature = "postgres")]
 mod postgres {
-    use std::time::SystemTime;
-
-    use chrono::{DateTime, Utc};
     use outbox_core::{Listener, Wakeup};
     use sea_orm::QueryResult;
 
@@ -109,13 +123,13 @@ mod postgres {
 
     /// Ten times as many dead rows as autovacuum should let there be.
     const MANY_DEAD: i64 = 50_000;
-    const MAX_SKEW: Duration = Duration::from_secs(1);
 
     pub(super) async fn look(table: &OutboxTable, patience: Duration) -> Result<Vec<Finding>> {
         Ok([
             session(table).await?,
             table_health(table).await?,
             transactions(table, patience).await?,
+            crate::partitions::findings(table).await?,
             wakeup(table).await?,
         ]
         .concat())
@@ -137,11 +151,6 @@ mod postgres {
         Ok([isolation, read_only, clock, blind].into_iter().flatten().collect())
     }
 
-    #[allow(clippy::disallowed_methods, reason = "compared with the database's clock, decides nothing")]
-    fn here() -> DateTime<Utc> {
-        SystemTime::now().into()
-    }
-
     fn isolation(level: &str) -> Option<Finding> {
         (level != "read committed").then(|| {
             Finding::new(
@@ -160,23 +169,6 @@ mod postgres {
             "the server is a standby, or transactions are read-only by default: nothing can be claimed or enqueued",
             "connect to the primary, and leave default_transaction_read_only off",
         )
-    }
-
-    /// The database looked at its clock at some time in between.
-    fn clock(before: DateTime<Utc>, theirs: DateTime<Utc>, after: DateTime<Utc>) -> Option<Finding> {
-        let ahead = (theirs - after).to_std().unwrap_or_default();
-        let behind = (before - theirs).to_std().unwrap_or_default();
-        let skew = ahead.max(behind);
-        (skew > MAX_SKEW).then(|| {
-            let side = if ahead > behind { "ahead of" } else { "behind" };
-            Finding::new(
-                Severity::Warning,
-                Symptom::Clock,
-                format!("the database's clock is {skew:.1?} {side} this process's"),
-                "synchronise both hosts; deliveries go by the database's clock, but times in message ids and logs \
-                 are this process's",
-            )
-        })
     }
 
     fn blind() -> Finding {
@@ -228,6 +220,11 @@ mod postgres {
         })
     }
 
+    pub(super) async fn writers(log: &OutboxTable, patience: Duration) -> Result<Vec<Finding>> {
+        let found = transactions(log, patience).await?;
+        Ok(found.into_iter().filter(|finding| finding.symptom == Symptom::OpenTransaction).collect())
+    }
+
     async fn transactions(table: &OutboxTable, patience: Duration) -> Result<Vec<Finding>> {
         let age = crate::row::duration(Dialect::Postgres, patience.min(outbox_core::MAX_DELAY));
         let rows = rows(table, &table.table()?.postgres.sql.old_transactions, vec![age.into()]).await?;
@@ -239,7 +236,8 @@ mod postgres {
             (column(row, 0)?, column(row, 1)?, column(row, 2)?);
         let age = seconds.map(|seconds| format!(" for {:?}", Duration::from_secs(seconds.unsigned_abs())));
         let age = age.unwrap_or_default();
-        let advice = "end it, and set idle_in_transaction_session_timeout for what leaves transactions open";
+        let advice = "end it (pg_terminate_backend, ROLLBACK PREPARED, pg_drop_replication_slot), and set \
+                      idle_in_transaction_session_timeout for what leaves transactions open";
         Ok(match is_writer {
             true => Finding::new(
                 Severity::Warning,

@@ -1,13 +1,14 @@
 #[cfg(feature = "postgres")]
 use std::time::Duration;
 
-use outbox_core::{Draft, Error, ErrorKind, MessageId, Result, validate_drafts};
+use outbox_core::{Draft, Error, ErrorKind, MessageId, Result, validate_dedup_retention, validate_drafts};
 use sea_orm::ConnectionTrait;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use sea_orm::Value;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use sea_orm::sea_query::Values;
 
+use crate::dedup::Keys;
 use crate::dialect::Dialect;
 use crate::repository::OutboxTable;
 #[cfg(feature = "postgres")]
@@ -51,20 +52,52 @@ pub(crate) async fn enqueue(
     drafts: Vec<Draft>,
 ) -> Result<Vec<MessageId>> {
     validate_drafts(&drafts, &table.limits)?;
-    let n_drafts = drafts.len();
-    let ids = drafts.iter().map(|draft| draft.id).collect();
-    let mut n_stored = 0;
+    validate_dedup_retention(table.dedup_retention)?;
+    if has_keys(&drafts) {
+        return enqueue_keyed(table, connection, drafts).await;
+    }
+    let ids: Vec<MessageId> = drafts.iter().map(|draft| draft.id).collect();
+    let n_there = store(table, connection, drafts).await?;
+    all_new(table, n_there, ids)
+}
+
+/// Whether any draft is to be stored only once.
+pub(crate) fn has_keys(drafts: &[Draft]) -> bool {
+    drafts.iter().any(|draft| draft.dedup_key.is_some())
+}
+
+/// First the keys, all of them, then the messages of those that were free.
+async fn enqueue_keyed(
+    table: &OutboxTable,
+    connection: &impl ConnectionTrait,
+    drafts: Vec<Draft>,
+) -> Result<Vec<MessageId>> {
+    let keys = Keys::take(table, connection, &drafts).await?;
+    let ids: Vec<_> = drafts.iter().map(|draft| keys.id(draft)).collect();
+    let n_hidden = ids.iter().filter(|id| id.is_none()).count();
+    let new = drafts.into_iter().filter(|draft| keys.is_new(draft)).collect();
+    let n_there = store(table, connection, new).await?;
+    // an id that is not known is that of a draft that was there
+    all_new(table, n_there + n_hidden, ids.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+/// The ids, unless some of the drafts were there already.
+fn all_new(table: &OutboxTable, n_there: usize, ids: Vec<MessageId>) -> Result<Vec<MessageId>> {
+    if n_there == 0 {
+        return Ok(ids);
+    }
+    let detail = format!("{n_there} of {}", ids.len());
+    Err(Error::new(ErrorKind::AlreadyEnqueued, "enqueue").with_table(&table.name).with_detail(detail))
+}
+
+/// Inserts the drafts; how many of their ids were there already.
+async fn store(table: &OutboxTable, connection: &impl ConnectionTrait, drafts: Vec<Draft>) -> Result<usize> {
+    let mut n_there = drafts.len() as u64;
     let most = max_rows_and_bytes(table, connection, &drafts).await?;
     for chunk in chunks(table.table()?.dialect, most, drafts) {
-        n_stored += insert(table, connection, chunk).await?;
+        n_there = n_there.saturating_sub(insert(table, connection, chunk).await?);
     }
-    if n_stored < n_drafts as u64 {
-        let detail = format!("{} of {n_drafts}", n_drafts as u64 - n_stored);
-        return Err(Error::new(ErrorKind::AlreadyEnqueued, "enqueue")
-            .with_table(&table.name)
-            .with_detail(detail));
-    }
-    Ok(ids)
+    Ok(n_there as usize)
 }
 
 fn chunks(dialect: Dialect, (max_rows, max_bytes): (usize, usize), drafts: Vec<Draft>) -> Vec<Vec<Draft>> {

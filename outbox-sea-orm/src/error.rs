@@ -11,7 +11,7 @@ pub(crate) fn from_db(operation: &'static str, table: &impl ToString, error: DbE
         mapped = mapped.with_detail(advice);
     }
     #[cfg(feature = "mysql")]
-    if let Cause::MySql(number @ (1062 | 1292 | 1366)) = cause {
+    if let Cause::MySql(number @ (1062 | 1292 | 1366 | 1411 | 1525 | 1586 | 1690)) = cause {
         // the server's text repeats the value
         return mapped.with_detail(format!("error {number} of the server"));
     }
@@ -44,7 +44,7 @@ pub(crate) fn from_commit(error: DbErr) -> Error {
 pub(crate) fn ends_transaction(error: &DbErr) -> bool {
     match Cause::of(error) {
         #[cfg(feature = "mysql")]
-        Cause::MySql(number) => matches!(number, 1020 | 1205 | 1206 | 1213 | 1613 | 1614),
+        Cause::MySql(number) => matches!(number, 1020 | 1205 | 1206 | 1213 | 1467 | 1613 | 1614),
         _ => false,
     }
 }
@@ -131,7 +131,7 @@ impl Cause {
             Self::Code(code) if matches!(code.as_str(), "3F000" | "42P01" | "42703") => Some(MISSING),
             Self::Missing => Some(MISSING),
             #[cfg(feature = "mysql")]
-            Self::MySql(1049 | 1054 | 1146) => Some(MISSING),
+            Self::MySql(1049 | 1054 | 1146 | 1176) => Some(MISSING),
             #[cfg(feature = "mysql")]
             Self::MySql(1665) => Some("READ COMMITTED needs binlog_format ROW or MIXED"),
             Self::Timeout => Some("no connection was free in time"),
@@ -177,22 +177,41 @@ fn kind_of_sqlite_code(code: u32) -> ErrorKind {
     }
 }
 
-/// The numbers of MySQL and MariaDB.
+/// The numbers of MySQL and MariaDB. Those of the client (2006, 2013, …) are errors of the connection here.
 #[cfg(feature = "mysql")]
 fn kind_of_mysql_number(number: u16) -> ErrorKind {
     match number {
-        // record has changed, lock table full, deadlock (also of XA, and of a cluster's commit)
-        1020 | 1206 | 1213 | 1613 | 1614 | 3101 => ErrorKind::Contention,
+        // record has changed, lock table full, deadlock (also of XA, and of a cluster's commit), the table was altered
+        // meanwhile, a deadlock about the next number, the statement is to be prepared again, too many transactions, a lock that
+        // was taken away
+        1020 | 1206 | 1213 | 1412 | 1467 | 1613 | 1614 | 1615 | 1637 | 1689 | 3101 => ErrorKind::Contention,
         // lock wait, KILL QUERY, statement time-outs, NOWAIT
         1205 | 1317 | 1969 | 3024 | 3572 => ErrorKind::Timeout,
-        // read lock, --read-only, read-only transaction, read-only mode
-        1223 | 1290 | 1792 | 1836 => ErrorKind::ReadOnly,
-        // too many connections, cluster not ready, shutdown, aborted or killed connections, network
-        1040 | 1047 | 1053 | 1077..=1080 | 1152 | 1158..=1161 | 1184 | 1203 | 1226 | 1927 | 3169 | 4031 => {
-            ErrorKind::Unavailable
+        // read lock, --read-only, read-only transaction, mode, or schema
+        1223 | 1290 | 1792 | 1836 | 3989 => ErrorKind::ReadOnly,
+        // too many connections, cluster not ready, shutdown, aborted or killed connections, network, no thread, too many
+        // prepared statements, a group that refuses the commit
+        1040
+        | 1047
+        | 1053
+        | 1077..=1080
+        | 1129
+        | 1135
+        | 1152
+        | 1158..=1161
+        | 1184
+        | 1203
+        | 1226
+        | 1461
+        | 1927
+        | 3100
+        | 3169
+        | 4031 => ErrorKind::Unavailable,
+        // of databases, tables, columns, routines; passwords, expired too; accounts that are locked; TLS that is required
+        1044 | 1045 | 1130 | 1142 | 1143 | 1227 | 1370 | 1698 | 1820 | 1862 | 3118 | 3159 | 4151 => {
+            ErrorKind::PermissionDenied
         }
-        1044 | 1045 | 1130 | 1142 | 1143 | 1227 | 1370 | 1698 | 3118 => ErrorKind::PermissionDenied,
-        1049 | 1054 | 1146 => ErrorKind::Schema,
+        1049 | 1054 | 1146 | 1176 => ErrorKind::Schema,
         1021 | 1114 => ErrorKind::StorageFull,
         1665 => ErrorKind::Unsupported,
         _ => ErrorKind::Other,
@@ -228,14 +247,30 @@ mod tests {
     #[test]
     fn mysql_numbers_map_to_kinds() {
         for (number, kind) in [
+            (1020, ErrorKind::Contention),
             (1213, ErrorKind::Contention),
+            (1412, ErrorKind::Contention),
+            (1467, ErrorKind::Contention),
+            (1615, ErrorKind::Contention),
             (1205, ErrorKind::Timeout),
+            (1317, ErrorKind::Timeout),
             (1969, ErrorKind::Timeout),
+            (3024, ErrorKind::Timeout),
+            (3572, ErrorKind::Timeout),
             (1290, ErrorKind::ReadOnly),
-            (1927, ErrorKind::Unavailable),
+            (1792, ErrorKind::ReadOnly),
+            (1836, ErrorKind::ReadOnly),
+            (1040, ErrorKind::Unavailable),
+            (1047, ErrorKind::Unavailable),
             (1053, ErrorKind::Unavailable),
+            (1203, ErrorKind::Unavailable),
+            (1461, ErrorKind::Unavailable),
+            (1927, ErrorKind::Unavailable),
+            (1045, ErrorKind::PermissionDenied),
             (1142, ErrorKind::PermissionDenied),
+            (4151, ErrorKind::PermissionDenied),
             (1146, ErrorKind::Schema),
+            (1176, ErrorKind::Schema),
             (1114, ErrorKind::StorageFull),
             (1665, ErrorKind::Unsupported),
             (1062, ErrorKind::Other),

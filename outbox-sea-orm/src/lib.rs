@@ -2,11 +2,12 @@
 //! [`outbox_core`].
 //!
 //! * [`OutboxTable`]: one schema-scoped table, chosen at run time; enqueues in the caller's transaction.
+//! * [`OutboxLog`] and [`LogGroup`] (PostgreSQL): one append-only log, delivered to any number of consumer groups.
 //! * [`ProcessedTable`]: the record behind the inbox.
 //! * [`transactor`]: a transaction that travels on the [`Context`](outbox_core::Context) and cannot be broken by a
 //!   dropped future, a swallowed error or a cancelled savepoint.
 //!
-//! Features: `postgres`, `mysql` (MariaDB; for MySQL written, but not run), `sqlite`, and `migration` for the same steps as `sea-orm-migration` migrations. The async
+//! Features: `postgres`, `mysql` (MySQL and MariaDB), `sqlite`, and `migration` for the same steps as `sea-orm-migration` migrations. The async
 //! runtime and TLS are chosen where you depend on `sea-orm` (for example its feature `runtime-tokio-rustls`).
 //!
 //! # Examples
@@ -32,15 +33,20 @@
 //! ```
 
 mod context;
+mod dedup;
 mod dialect;
 mod doctor;
 mod enqueue;
 mod error;
+#[cfg(feature = "postgres")]
+mod log;
 #[cfg(feature = "migration")]
 mod migration;
 #[cfg(feature = "mysql")]
 mod mysql;
 mod operations;
+#[cfg(feature = "postgres")]
+mod partitions;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod processed;
@@ -56,8 +62,10 @@ mod turns;
 mod wakeup;
 
 pub use context::{OpenTransaction, SeaOrm, SeaOrmContext, Transaction, transactor};
+#[cfg(feature = "postgres")]
+pub use log::{LogGroup, OutboxLog, Start, Subscription};
 #[cfg(feature = "migration")]
-pub use migration::migrations;
+pub use migration::{inbox_migrations, migrations, outbox_migrations};
 pub use processed::ProcessedTable;
 pub use repository::OutboxTable;
 #[cfg(feature = "postgres")]

@@ -1,6 +1,8 @@
 //! What only MySQL and MariaDB need: connections of our own, claims in two statements, and settlements that answer
 //! exactly without RETURNING.
 
+mod turns;
+
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -17,7 +19,7 @@ use uuid::Uuid;
 
 use crate::dialect::Dialect;
 use crate::error::from_db;
-use crate::repository::OutboxTable;
+use crate::repository::{OutboxTable, Table};
 use crate::row::{ClaimedRow, ToDatabase, bury_undecodable, column, from_duration};
 use crate::shield::Db;
 use crate::sql::MySqlSql;
@@ -38,7 +40,7 @@ const NEVER: i64 = 1 << 52;
 /// How often leases that were good a moment ago may turn out not to be.
 const MAX_ROUNDS: usize = 100;
 /// Statements up to this size are sent without knowing the server's limit, whose least sensible value is 1 MiB.
-const SMALL_PACKET: usize = 512 * 1024;
+pub(crate) const SMALL_PACKET: usize = 512 * 1024;
 /// The most bytes of a statement, however many the server takes.
 const LARGE_PACKET: usize = 8 * 1024 * 1024;
 /// What a row needs beyond its texts.
@@ -138,7 +140,7 @@ pub(crate) async fn insert(
     let mut parts = vec![drafts];
     while let Some(part) = parts.pop() {
         let sql = crate::sql::repeat_rows(&table.table()?.sql.enqueue, part.len());
-        match execute(connection, &sql, rows(part)?).await {
+        match execute(connection, &sql, rows(part, table.table()?.keeps_numbers())?).await {
             Ok(_) => n_new += part.len() as u64,
             Err(error) if crate::error::is_duplicate_id(&error, &table.name) => {
                 let (head, tail) = part.split_at(part.len() / 2);
@@ -152,9 +154,10 @@ pub(crate) async fn insert(
     Ok(n_new)
 }
 
-fn rows(drafts: &[Draft]) -> Result<Values> {
+fn rows(drafts: &[Draft], is_ordered: bool) -> Result<Values> {
     let mut values: Vec<Value> = Vec::with_capacity(drafts.len() * 9);
     for (place, draft) in drafts.iter().enumerate() {
+        let has_place = !is_ordered || draft.key.is_none();
         let (place, delay) = (place as i64, draft.delay.micros() * 1_000);
         values.extend([
             draft.id.into(),
@@ -163,7 +166,7 @@ fn rows(drafts: &[Draft]) -> Result<Values> {
             draft.payload.to_vec().into(),
             crate::enqueue::json(draft)?.into(),
             Value::from(i16::from(delay > 0)),
-            place.into(),
+            has_place.then_some(place).into(),
             (place + delay).into(),
             (place + delay).into(),
         ]);
@@ -171,7 +174,7 @@ fn rows(drafts: &[Draft]) -> Result<Values> {
     Ok(Values(values))
 }
 
-async fn execute(
+pub(crate) async fn execute(
     connection: &impl ConnectionTrait,
     sql: &str,
     values: Values,
@@ -182,8 +185,14 @@ async fn execute(
 
 // ---- claim
 
-/// What a claim loop remembers: since when it has found full batches, without looking for anything else.
-struct Streak(Instant);
+/// What a claim loop remembers.
+#[derive(Default)]
+struct Memory {
+    /// Since when it has found full batches, without looking for anything else.
+    full_since: Option<Instant>,
+    /// On an ordered table: the key where the last claim ended.
+    key: String,
+}
 
 /// What one look found.
 struct Look {
@@ -195,132 +204,189 @@ struct Look {
     next: Option<Duration>,
 }
 
+/// One claim in the making.
+struct Claiming<'a> {
+    table: &'a OutboxTable,
+    inner: &'a Table,
+    request: &'a ClaimRequest,
+    memory: Memory,
+    claim: Claim,
+}
+
 /// See [`Repository::claim`](outbox_core::Repository::claim).
 ///
 /// Two statements take messages: one leases them, one reads what it has leased. Dropped or failing in between, it is as
 /// if the call had finished and its answer was lost: the messages come back when the leases have expired.
 pub(crate) async fn claim(table: &OutboxTable, request: ClaimRequest) -> Result<Claim> {
-    let streak = request.claimer.as_ref().and_then(outbox_core::Claimer::take::<Streak>);
-    let mut claim = Claim::default();
-    if let Some(streak) = streak.filter(|streak| streak.0.elapsed() < LOOK_INTERVAL) {
-        take_ready(table, &request, &mut claim).await?;
-        keep_streak(&request, &claim, streak.0);
-        if !claim.is_empty() {
-            return Ok(claim);
-        }
-    }
-    let looked_at = Instant::now();
-    let found = look(table, &request).await?;
-    claim.next_due_in = found.next;
-    if request.recover {
-        recover(table, &request, &found, &mut claim).await?;
-        if claim.recovered {
-            return Ok(claim);
-        }
-    }
-    let promoted = if found.is_due { promote(table).await? } else { 0 };
-    if promoted > 0 {
-        // there may be more
-        claim.next_due_in = Some(Duration::ZERO);
-    }
-    if found.is_ready || promoted > 0 {
-        take_ready(table, &request, &mut claim).await?;
-        keep_streak(&request, &claim, looked_at);
-        let again = if claim.is_empty() { PASSING_LOCK } else { request.lease };
-        claim.next_due_in = Some(claim.next_due_in.map_or(again, |next| next.min(again)));
+    let memory = request.claimer.as_ref().and_then(outbox_core::Claimer::take::<Memory>).unwrap_or_default();
+    let inner = table.table()?;
+    let mut claiming = Claiming { table, inner, request: &request, memory, claim: Claim::default() };
+    claiming.run().await?;
+    let Claiming { memory, mut claim, .. } = claiming;
+    claim.ordered = inner.ordered.is_some();
+    if let Some(claimer) = &request.claimer {
+        claimer.put(memory);
     }
     Ok(claim)
 }
 
-fn keep_streak(request: &ClaimRequest, claim: &Claim, since: Instant) {
-    if let Some(claimer) = request.claimer.as_ref().filter(|_| claim.messages.len() >= request.limit) {
-        claimer.put(Streak(since));
+impl Claiming<'_> {
+    async fn run(&mut self) -> Result<()> {
+        if let Some(since) = self.memory.full_since.filter(|since| since.elapsed() < LOOK_INTERVAL) {
+            self.take_ready().await?;
+            self.keep_streak(since);
+            if !self.claim.is_empty() {
+                return Ok(());
+            }
+        }
+        self.take_all().await
     }
-}
 
-async fn look(table: &OutboxTable, request: &ClaimRequest) -> Result<Look> {
-    let sql = crate::sql::repeat_list(&table.table()?.sql.look, n_topics(request));
-    let max_attempts = || Value::from(max_attempts(request));
-    let mut values = topics(request);
-    for _ in 0..2 {
-        values.extend(topics(request));
-        values.push(max_attempts());
+    async fn take_all(&mut self) -> Result<()> {
+        let looked_at = Instant::now();
+        let found = self.look().await?;
+        self.memory.full_since = None;
+        self.claim.next_due_in = found.next;
+        if self.request.recover {
+            self.recover(&found).await?;
+            if self.claim.recovered {
+                return Ok(());
+            }
+        }
+        let promoted = if found.is_due { self.promote().await? } else { 0 };
+        if promoted > 0 {
+            // there may be more
+            self.claim.next_due_in = Some(Duration::ZERO);
+        }
+        if found.is_ready || promoted > 0 {
+            let is_passed_over = self.take_ready().await?;
+            self.keep_streak(looked_at);
+            self.come_back_in(is_passed_over);
+        }
+        Ok(())
     }
-    let rows = table.query("claim", table.hot()?, &sql, Values(values)).await?;
-    let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))?;
-    let next: i64 = column(row, 4)?;
-    Ok(Look {
-        is_ready: column(row, 0)?,
-        is_due: column(row, 1)?,
-        is_exhausted: column(row, 2)?,
-        expired_attempts: column::<Option<i32>>(row, 3)?.map(|attempts| u32::try_from(attempts).unwrap_or(0)),
-        next: (next < NEVER).then(|| from_duration(Dialect::MySql, next)),
-    })
-}
 
-async fn promote(table: &OutboxTable) -> Result<u64> {
-    let values = Values(vec![(PROMOTE_LIMIT as i64).into()]);
-    table.execute("claim", table.hot()?, &table.table()?.sql.promote, values).await
-}
-
-async fn take_ready(table: &OutboxTable, request: &ClaimRequest, claim: &mut Claim) -> Result<()> {
-    let sql = crate::sql::repeat_list(&table.table()?.sql.claim, n_topics(request));
-    let token = Uuid::new_v4();
-    let mut values = vec![max_attempts(request).into()];
-    values.extend(topics(request));
-    values.extend([
-        (request.limit as i64).into(),
-        max_bytes(request),
-        token.into(),
-        request.lease.micros().into(),
-    ]);
-    take(table, &sql, values, token, claim).await
-}
-
-/// Buries expired messages that are out of attempts and claims a group of the others.
-async fn recover(table: &OutboxTable, request: &ClaimRequest, found: &Look, claim: &mut Claim) -> Result<()> {
-    if found.is_exhausted {
-        let sql = crate::sql::repeat_list(&table.table()?.sql.bury, n_topics(request));
-        let mut values = topics(request);
-        values.extend([max_attempts(request).into(), (request.limit as i64).into()]);
-        claim.n_dead += table.execute("claim", table.hot()?, &sql, Values(values)).await? as usize;
+    /// When to claim again at the latest.
+    fn come_back_in(&mut self, is_passed_over: bool) {
+        let again = match self.claim.is_empty() {
+            true if is_passed_over => PASSING_LOCK,
+            true => return,
+            false => self.request.lease,
+        };
+        self.claim.next_due_in = Some(self.claim.next_due_in.map_or(again, |next| next.min(again)));
     }
-    let Some(attempts) = found.expired_attempts else { return Ok(()) };
-    let sql = crate::sql::repeat_list(&table.table()?.sql.recover, n_topics(request));
-    let token = Uuid::new_v4();
-    let group = recovery_group(request.limit, attempts, request.max_attempts);
-    let mut values = topics(request);
-    values.extend([attempts.into(), (group as i64).into(), max_bytes(request), token.into()]);
-    values.push(request.lease.micros().into());
-    take(table, &sql, values, token, claim).await?;
-    claim.recovered = !claim.messages.is_empty();
-    Ok(())
-}
 
-/// Runs a statement that leases rows or makes them dead, and reads what it has leased.
-async fn take(
-    table: &OutboxTable,
-    sql: &str,
-    values: Vec<Value>,
-    token: Uuid,
-    claim: &mut Claim,
-) -> Result<()> {
-    let taken = execute(table.hot()?, sql, Values(values)).await;
-    let taken = taken.map_err(|error| from_db("claim", &table.name, error))?;
-    // the end of the leases, where there are any
-    let until = taken.last_insert_id();
-    let rows = if until == 0 { Vec::new() } else { claimed(table, until as i64, token).await? };
-    claim.n_dead += (taken.rows_affected() as usize).saturating_sub(rows.len());
-    let (messages, n_dead) = bury_undecodable(table, rows).await?;
-    claim.messages = messages;
-    claim.n_dead += n_dead;
-    Ok(())
-}
+    fn keep_streak(&mut self, since: Instant) {
+        self.memory.full_since = (self.claim.messages.len() >= self.request.limit).then_some(since);
+    }
 
-async fn claimed(table: &OutboxTable, until: i64, token: Uuid) -> Result<Vec<ClaimedRow>> {
-    let values = Values(vec![until.into(), token.into()]);
-    let rows = table.query("claim", table.hot()?, &table.table()?.mysql.sql.claimed, values).await?;
-    rows.iter().map(|row| ClaimedRow::decode(Dialect::MySql, row, token)).collect()
+    async fn look(&self) -> Result<Look> {
+        let sql = crate::sql::repeat_list(&self.inner.sql.look, n_topics(self.request));
+        let max_attempts = || Value::from(max_attempts(self.request));
+        let mut values = topics(self.request);
+        for _ in 0..2 {
+            values.extend(topics(self.request));
+            values.push(max_attempts());
+        }
+        let rows = self.table.query("claim", self.table.hot()?, &sql, Values(values)).await?;
+        let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))?;
+        let next: i64 = column(row, 4)?;
+        let expired_attempts = column::<Option<i32>>(row, 3)?;
+        Ok(Look {
+            is_ready: column(row, 0)?,
+            is_due: column(row, 1)?,
+            is_exhausted: column(row, 2)?,
+            expired_attempts: expired_attempts.map(|attempts| u32::try_from(attempts).unwrap_or(0)),
+            next: (next < NEVER).then(|| from_duration(Dialect::MySql, next)),
+        })
+    }
+
+    async fn promote(&self) -> Result<u64> {
+        let values = Values(vec![(PROMOTE_LIMIT as i64).into()]);
+        self.table.execute("claim", self.table.hot()?, &self.inner.sql.promote, values).await
+    }
+
+    /// Whether ready rows were there that another claim holds.
+    async fn take_ready(&mut self) -> Result<bool> {
+        if let Some(ordered) = &self.inner.ordered {
+            return self.take_turns(ordered).await;
+        }
+        let sql = crate::sql::repeat_list(&self.inner.sql.claim, n_topics(self.request));
+        let token = Uuid::new_v4();
+        let mut values = vec![max_attempts(self.request).into()];
+        values.extend(topics(self.request));
+        values.extend([
+            (self.request.limit as i64).into(),
+            max_bytes(self.request),
+            token.into(),
+            self.request.lease.micros().into(),
+        ]);
+        let rows = self.take(&sql, values, token).await?;
+        self.add(rows).await?;
+        Ok(true)
+    }
+
+    /// Buries expired messages that are out of attempts and claims a group of the others.
+    async fn recover(&mut self, found: &Look) -> Result<()> {
+        if found.is_exhausted {
+            let sql = crate::sql::repeat_list(&self.inner.sql.bury, n_topics(self.request));
+            let mut values = topics(self.request);
+            values.extend([max_attempts(self.request).into(), (self.request.limit as i64).into()]);
+            let n_dead = self.table.execute("claim", self.table.hot()?, &sql, Values(values)).await?;
+            self.claim.n_dead += n_dead as usize;
+        }
+        let Some(attempts) = found.expired_attempts else { return Ok(()) };
+        let rows = match &self.inner.ordered {
+            None => self.recover_group(attempts).await?,
+            Some(ordered) => self.recover_turns(ordered).await?,
+        };
+        self.add(rows).await?;
+        self.claim.recovered = !self.claim.messages.is_empty();
+        Ok(())
+    }
+
+    /// Some of those that have had as many attempts.
+    async fn recover_group(&mut self, attempts: u32) -> Result<Vec<ClaimedRow>> {
+        let sql = crate::sql::repeat_list(&self.inner.sql.recover, n_topics(self.request));
+        let token = Uuid::new_v4();
+        let group = recovery_group(self.request.limit, attempts, self.request.max_attempts);
+        let mut values = topics(self.request);
+        values.extend([attempts.into(), (group as i64).into(), max_bytes(self.request), token.into()]);
+        values.push(self.request.lease.micros().into());
+        self.take(&sql, values, token).await
+    }
+
+    /// Runs a statement that leases rows or makes them dead, and reads what it has leased.
+    async fn take(&mut self, sql: &str, values: Vec<Value>, token: Uuid) -> Result<Vec<ClaimedRow>> {
+        let taken = execute(self.table.hot()?, sql, Values(values)).await;
+        let taken = taken.map_err(|error| from_db("claim", &self.table.name, error))?;
+        let n_taken = taken.rows_affected() as usize;
+        if n_taken == 0 {
+            return Ok(Vec::new());
+        }
+        // the end of the leases, unless a trigger of somebody's has got in its way
+        let until = taken.last_insert_id() as i64;
+        let sql = &self.inner.mysql.sql;
+        let mut rows = self.claimed(&sql.claimed, vec![until.into(), token.into()], token).await?;
+        if rows.len() < n_taken {
+            rows = self.claimed(&sql.claimed_by_token, vec![token.into()], token).await?;
+        }
+        self.claim.n_dead += n_taken.saturating_sub(rows.len());
+        Ok(rows)
+    }
+
+    async fn claimed(&self, sql: &str, values: Vec<Value>, token: Uuid) -> Result<Vec<ClaimedRow>> {
+        let values = Values(values);
+        let rows = self.table.query("claim", self.table.hot()?, sql, values).await?;
+        rows.iter().map(|row| ClaimedRow::decode(Dialect::MySql, row, token)).collect()
+    }
+
+    async fn add(&mut self, rows: Vec<ClaimedRow>) -> Result<()> {
+        let (messages, n_dead) = bury_undecodable(self.table, rows).await?;
+        self.claim.messages = messages;
+        self.claim.n_dead += n_dead;
+        Ok(())
+    }
 }
 
 /// Whether all topics are meant, and a list that is never empty.
@@ -398,7 +464,7 @@ impl AllOrNone<'_> {
         let mut values: Vec<Value> = self.first.iter().cloned().collect();
         values.extend([named.into(), Value::from(n as i64)]);
         let changed = table.execute(self.operation, table.hot()?, self.sql, Values(values)).await?;
-        Ok(changed == n as u64)
+        Ok(changed > 0)
     }
 }
 

@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use outbox_core::{
-    Context, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, Ended, Enqueued, FailedAttempt,
-    Finding, Inspect, MAX_COUNTED, MessageId, Moved, Operations, Prune, Result, Stats, TopicStats,
+    BlockedKey, BlockedPage, BlockedQuery, Blocker, Context, DeadLetter, DeadLetterFilter, DeadLetterPage,
+    DeadLetterQuery, Enqueued, Error, ErrorKind, FailedAttempt, Finding, Inspect, MAX_BEHIND, MAX_COUNTED,
+    MessageId, Moved, Operations, Prunable, Prune, Result, Stats, TopicStats, Unblocked, validate_key,
     validate_limit,
 };
 use sea_orm::sea_query::Values;
@@ -13,7 +14,7 @@ use serde_json::Value as Json;
 
 use crate::context::SeaOrmContext;
 use crate::dialect::Dialect;
-use crate::repository::OutboxTable;
+use crate::repository::{Ordered, OutboxTable};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::row::ids as ids_of;
 use crate::row::{column, duration, from_duration, readable, time};
@@ -48,15 +49,25 @@ impl Operations for OutboxTable {
     }
 
     async fn redrive(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
+        let table = self.table()?;
+        #[cfg(feature = "mysql")]
+        if table.draws_numbers() {
+            return self.move_dead("redrive", &table.mysql.sql.redrive_behind, ids, &[]).await;
+        }
         // behind a dead letter that blocks, its place is kept for it
-        let keeps = self.table()?.dead_blocks();
-        self.move_dead("redrive", &self.table()?.sql.redrive, ids, &[keeps.into()]).await
+        let keeps = table.dead_blocks();
+        self.move_dead("redrive", &table.sql.redrive, ids, &[keeps.into()]).await
     }
 
     async fn redrive_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
-        let keeps = self.table()?.dead_blocks();
-        let sql = &self.table()?.sql.redrive_matching;
-        self.move_matching("redrive", sql, &filter, limit, &[keeps.into()]).await
+        let table = self.table()?;
+        #[cfg(feature = "mysql")]
+        if table.draws_numbers() {
+            let sql = &table.mysql.sql.redrive_matching_behind;
+            return Ok(self.move_matching("redrive", sql, &filter, limit, &[]).await? / 2);
+        }
+        let keeps = table.dead_blocks();
+        self.move_matching("redrive", &table.sql.redrive_matching, &filter, limit, &[keeps.into()]).await
     }
 
     async fn discard(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
@@ -65,6 +76,32 @@ impl Operations for OutboxTable {
 
     async fn discard_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
         self.move_matching("discard", &self.table()?.sql.discard_matching, &filter, limit, &[]).await
+    }
+
+    async fn blocked_keys(&self, query: BlockedQuery) -> Result<BlockedPage> {
+        query.validate()?;
+        let ordered = self.ordered_table("list blocked keys")?;
+        let (n, most) = (query.limit as i64, MAX_BEHIND as i64 + 1);
+        let values = [query.from.unwrap_or_default().into(), n.into(), ordered.blocks.into(), most.into()];
+        let sql = &ordered.keys.blocked_keys;
+        let rows = self.query("list blocked keys", self.hot()?, sql, Values(values.to_vec())).await?;
+        let (looked_at, next) = rows.split_at(rows.len().min(query.limit));
+        let dialect = self.table()?.dialect;
+        let keys = looked_at.iter().map(|row| blocked_key(dialect, row));
+        Ok(BlockedPage {
+            keys: keys.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect(),
+            next: next.first().map(|row| column(row, 0)).transpose()?,
+        })
+    }
+
+    async fn skip_head(&self, key: String, head: MessageId) -> Result<Unblocked> {
+        let ordered = self.ordered_table("skip head")?;
+        self.unblock("skip head", &ordered.keys.skip_head, ordered.blocks, key, head).await
+    }
+
+    async fn release_head(&self, key: String, head: MessageId) -> Result<Unblocked> {
+        let ordered = self.ordered_table("release head")?;
+        self.unblock("release head", &ordered.keys.release_head, ordered.blocks, key, head).await
     }
 
     async fn history(&self, id: MessageId) -> Result<Vec<FailedAttempt>> {
@@ -76,21 +113,21 @@ impl Operations for OutboxTable {
 
     async fn prune(&self, prune: Prune) -> Result<u64> {
         prune.validate()?;
-        let table = self.table()?;
-        let (state, sql) = match prune.ended {
-            Ended::Done => (State::DONE, &table.sql.prune_done),
-            Ended::Dead => (State::DEAD, &table.sql.prune_dead),
-        };
-        let (age, limit) = (duration(table.dialect, prune.older_than).into(), (prune.limit as i64).into());
-        let bounds: [Value; 2] = [age, limit];
-        if !prune.dry_run {
-            return self.execute("prune", &self.db, sql, Values(bounds.to_vec())).await;
+        if prune.dry_run {
+            return self.n_prunable(prune).await;
         }
-        let [age, limit] = bounds;
-        let mut values = self.repeated(vec![state.into(), age], 2)?;
-        values.push(limit);
-        let rows = self.query("prune", &self.db, &table.sql.count_prunable, Values(values)).await?;
-        rows.first().map_or(Ok(0), |row| count(row, 0))
+        let n_whole = self.prune_whole(&prune).await?;
+        let Some(limit) = prune.limit.checked_sub(n_whole as usize).filter(|limit| *limit > 0) else {
+            return Ok(n_whole);
+        };
+        let sql = &self.table()?.sql;
+        let sql = match prune.what {
+            Prunable::Done => &sql.prune_done,
+            Prunable::Dead => &sql.prune_dead,
+            Prunable::DedupKeys => &sql.prune_keys,
+        };
+        let bounds = Values(self.bounds(&prune.with_limit(limit))?.into());
+        Ok(n_whole + self.execute_alone("prune", &self.db, sql, bounds).await?)
     }
 
     async fn ping(&self) -> Result<()> {
@@ -132,6 +169,34 @@ impl Inspect for OutboxTable {
 }
 
 impl OutboxTable {
+    fn ordered_table(&self, operation: &'static str) -> Result<&Ordered> {
+        let unsupported =
+            |why: &str| Error::new(ErrorKind::Unsupported, operation).with_table(&self.name).with_detail(why);
+        let table = self.table()?;
+        let ordered =
+            table.ordered.as_ref().ok_or_else(|| unsupported("the table is not declared ordered"))?;
+        match table.dialect.has_blocked_keys() {
+            true => Ok(ordered),
+            false => Err(unsupported("on PostgreSQL and SQLite only")),
+        }
+    }
+
+    async fn unblock(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        blocks: bool,
+        key: String,
+        head: MessageId,
+    ) -> Result<Unblocked> {
+        validate_key(&key)?;
+        let values = Values(vec![head.into(), key.into(), blocks.into()]);
+        Ok(match self.execute(operation, &self.db, sql, values).await? {
+            0 => Unblocked::NotBlocking,
+            _ => Unblocked::Applied,
+        })
+    }
+
     /// The values, `n` times where parameters have no numbers.
     fn repeated(&self, values: Vec<Value>, n: usize) -> Result<Vec<Value>> {
         Ok(match self.table()?.dialect {
@@ -145,7 +210,47 @@ impl OutboxTable {
         })
     }
 
-    async fn counts(&self, sql: &str, values: Values) -> Result<Counts> {
+    /// Removes, or counts, what leaves in whole partitions.
+    async fn prune_whole(&self, prune: &Prune) -> Result<u64> {
+        #[cfg(feature = "postgres")]
+        return match (prune.what, prune.dry_run) {
+            (Prunable::Dead | Prunable::DedupKeys, _) => Ok(0),
+            (Prunable::Done, false) => crate::partitions::prune(self, prune.older_than, prune.limit).await,
+            (Prunable::Done, true) => {
+                crate::partitions::count_prunable(self, prune.older_than, prune.limit).await
+            }
+        };
+        #[cfg(not(feature = "postgres"))]
+        {
+            let _ = prune;
+            Ok(0)
+        }
+    }
+
+    /// Age and limit.
+    fn bounds(&self, prune: &Prune) -> Result<[Value; 2]> {
+        Ok([duration(self.table()?.dialect, prune.older_than).into(), (prune.limit as i64).into()])
+    }
+
+    async fn n_prunable(&self, prune: Prune) -> Result<u64> {
+        let n_whole = self.prune_whole(&prune).await?;
+        if n_whole >= prune.limit as u64 {
+            return Ok(n_whole);
+        }
+        let sql = &self.table()?.sql;
+        let [age, limit] = self.bounds(&prune)?;
+        let of_state = |state: i16, age| self.repeated(vec![state.into(), age], 2);
+        let (sql, mut values) = match prune.what {
+            Prunable::Done => (&sql.count_prunable, of_state(State::DONE, age)?),
+            Prunable::Dead => (&sql.count_prunable, of_state(State::DEAD, age)?),
+            Prunable::DedupKeys => (&sql.count_expired_keys, vec![age]),
+        };
+        values.push(limit);
+        let rows = self.query("prune", &self.db, sql, Values(values)).await?;
+        rows.first().map_or(Ok(0), |row| count(row, 0))
+    }
+
+    pub(crate) async fn counts(&self, sql: &str, values: Values) -> Result<Counts> {
         let dialect = self.table()?.dialect;
         let rows = self.query("stats", self.hot()?, sql, values).await?;
         let mut counts = Counts::default();
@@ -185,10 +290,10 @@ impl OutboxTable {
         let mut values = filter_values(self.table()?.dialect, filter);
         values.push((limit as i64).into());
         values.extend_from_slice(self.numbering(rest)?);
-        self.execute(operation, &self.db, sql, Values(values)).await
+        self.execute_alone(operation, &self.db, sql, Values(values)).await
     }
 
-    /// What statements are told of ordered tables, which are not on MySQL.
+    /// What statements are told of ordered tables; on MySQL it stands in the rows.
     fn numbering<'a>(&self, rest: &'a [Value]) -> Result<&'a [Value]> {
         Ok(match self.table()?.dialect {
             #[cfg(feature = "mysql")]
@@ -210,7 +315,8 @@ impl OutboxTable {
         match self.table()?.dialect {
             #[cfg(feature = "postgres")]
             Dialect::Postgres => {
-                ids_of(&self.query(operation, &self.db, sql, with_rest(vec![ids.to_vec().into()])).await?)
+                let values = with_rest(vec![ids.to_vec().into()]);
+                ids_of(&self.query_alone(operation, &self.db, sql, values).await?)
             }
             #[cfg(feature = "sqlite")]
             Dialect::Sqlite => {
@@ -250,6 +356,23 @@ fn enqueued(dialect: Dialect, row: &QueryResult) -> Result<Enqueued> {
     Ok(Enqueued { message: readable(dialect, row), delay: from_duration(dialect, column(row, 9)?) })
 }
 
+/// `key, id, topic, state, is leased, time left, error, how many are behind it`; without an id where nothing of the key
+/// is left to deliver.
+fn blocked_key(dialect: Dialect, row: &QueryResult) -> Result<Option<BlockedKey>> {
+    let Some(head) = column::<Option<MessageId>>(row, 1)? else { return Ok(None) };
+    let left = || column::<Option<i64>>(row, 5).map(|left| from_duration(dialect, left.unwrap_or_default()));
+    let blocker = match (column::<i16>(row, 3)?, column::<bool>(row, 4)?) {
+        (State::DEAD, _) => Blocker::Dead { error: column(row, 6)? },
+        (State::PARKED, _) => Blocker::Waiting { due_in: left()? },
+        (_, true) => Blocker::Claimed { expires_in: left()? },
+        (_, false) => return Ok(None),
+    };
+    let n_behind = count(row, 7)?;
+    let holds = n_behind > 0 || matches!(blocker, Blocker::Dead { .. });
+    let blocked = || Ok(BlockedKey::new(column(row, 0)?, head, column(row, 2)?, blocker, n_behind));
+    holds.then(blocked).transpose()
+}
+
 fn dead_letter(dialect: Dialect, row: &QueryResult) -> Result<DeadLetter> {
     Ok(DeadLetter {
         message: readable(dialect, row),
@@ -276,6 +399,7 @@ fn failed_attempt(json: &Json) -> Option<FailedAttempt> {
 struct State;
 
 impl State {
+    const PARKED: i16 = 1;
     const DEAD: i16 = 2;
     const DONE: i16 = 3;
 }
@@ -286,7 +410,7 @@ fn count(row: &QueryResult, index: usize) -> Result<u64> {
 
 /// Counts by state and topic.
 #[derive(Default)]
-struct Counts(BTreeMap<(i16, String), StateStats>);
+pub(crate) struct Counts(BTreeMap<(i16, String), StateStats>);
 
 /// The messages of one state and topic.
 #[derive(Default)]
@@ -360,7 +484,7 @@ impl Counts {
         }
     }
 
-    fn topics(self) -> BTreeMap<String, TopicStats> {
+    pub(crate) fn topics(self) -> BTreeMap<String, TopicStats> {
         let mut topics = BTreeMap::<String, TopicStats>::new();
         for ((state, topic), stats) in self.0 {
             let sum = topics.entry(topic).or_default();

@@ -3,7 +3,7 @@
 mod turns;
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -16,10 +16,11 @@ use uuid::Uuid;
 
 use crate::dialect::Dialect;
 use crate::error::from_sqlx;
-use crate::repository::{OutboxTable, Table};
+use crate::repository::{Fair, OutboxTable, Table};
 use crate::row::{ClaimedRow, ToDatabase, bury_undecodable, column, from_duration};
 use crate::shield::Db;
 use crate::sql::PostgresSql;
+use crate::turns::reached_lane;
 
 /// How long claims may take newly arrived messages only.
 const WHOLE_INTERVAL: Duration = Duration::from_millis(100);
@@ -51,13 +52,24 @@ const SETTINGS: [(&str, &str); 7] = [
 /// The connections of one table's dispatchers.
 pub(crate) struct Own {
     pub(crate) sql: PostgresSql,
-    pool: OnceLock<Db>,
+    pools: Arc<Pools>,
+    reads_keys: OnceLock<bool>,
+}
+
+#[derive(Default)]
+struct Pools {
+    plain: OnceLock<Db>,
     relaxed: OnceLock<Db>,
 }
 
 impl Own {
     pub(crate) fn new(dialect: Dialect, table: &TableName) -> Self {
-        Self { sql: PostgresSql::new(dialect, table), pool: OnceLock::new(), relaxed: OnceLock::new() }
+        Self { sql: PostgresSql::new(dialect, table), pools: Arc::default(), reads_keys: OnceLock::new() }
+    }
+
+    /// Uses the connections of `other`.
+    pub(crate) fn share(&mut self, other: &Self) {
+        self.pools = Arc::clone(&other.pools);
     }
 
     /// `None` on another database and with a shared pool.
@@ -67,9 +79,23 @@ impl Own {
             return Ok(None);
         }
         let is_relaxed = table.has_relaxed_commit();
-        let pool = if is_relaxed { &self.relaxed } else { &self.pool };
+        let pool = if is_relaxed { &self.pools.relaxed } else { &self.pools.plain };
         Ok(Some(pool.get_or_init(|| open(&table.db, is_relaxed))))
     }
+}
+
+/// Whether the connection's role may read deduplication keys; asks the server once for a table's handles.
+pub(crate) async fn reads_keys(
+    table: &OutboxTable,
+    connection: &impl sea_orm::ConnectionTrait,
+) -> Result<bool> {
+    let own = &table.table()?.postgres;
+    if let Some(reads_keys) = own.reads_keys.get() {
+        return Ok(*reads_keys);
+    }
+    let rows = table.query("enqueue", connection, &own.sql.reads_keys, Values(Vec::new())).await?;
+    let reads_keys = rows.first().map_or(Ok(false), |row| column(row, 0))?;
+    Ok(*own.reads_keys.get_or_init(|| reads_keys))
 }
 
 /// A pool with the options of `db` and our settings; connects when it is first used. An idle connection is not
@@ -107,8 +133,12 @@ struct Marks {
     next_expiry: Option<Instant>,
     walk_at: Option<Instant>,
     was_full: bool,
-    /// On an ordered table: the key where the last claim ended.
+    /// On an ordered table: the key where the last walk ended.
     key: String,
+    /// On a fair table: the lane where it ended.
+    lane: String,
+    /// On an ordered table: what claims by number go by.
+    front: turns::Front,
 }
 
 impl Marks {
@@ -135,6 +165,14 @@ impl Marks {
         }
         self.whole_at = Some(now);
         (fast - self.safe <= MAX_WALK).then_some(self.safe)
+    }
+
+    /// On a fair table every claim goes above `safe`, since below `fast` are messages whose turn has not come; and looks
+    /// move it, since what a claim takes leaves gaps.
+    fn fair_mark(&self, now: Instant) -> Option<i64> {
+        let is_recent = self.looked_at.is_some_and(|at| now.duration_since(at) < WHOLE_INTERVAL);
+        let is_due = self.next_due.is_some_and(|due| due <= now);
+        (is_recent && !is_due).then_some(self.safe)
     }
 
     /// A loop that starts with a backlog walks after a while: what its predecessor left is still leased.
@@ -195,16 +233,16 @@ impl Marks {
 /// keeps it until its commit is visible; whoever holds that lock drew numbers above the highest one that had been
 /// handed out when it was last seen not to hold it.
 #[derive(Default)]
-struct Horizon {
-    at: i64,
-    last: i64,
+pub(crate) struct Horizon {
+    pub(crate) at: i64,
+    pub(crate) last: i64,
     lows: HashMap<String, i64>,
 }
 
 impl Horizon {
     /// `last` was read before `holders`. Says false when the numbers went back, as they may after a crash:
     /// everything that was remembered is void.
-    fn learn(&mut self, last: i64, holders: Vec<String>, safe: i64) -> bool {
+    pub(crate) fn learn(&mut self, last: i64, holders: Vec<String>, safe: i64) -> bool {
         if last < self.last {
             return false;
         }
@@ -274,7 +312,9 @@ impl Claiming<'_> {
         if request.recover && self.marks.is_walk_due(Instant::now(), request) && self.walk().await? {
             return Ok(());
         }
-        if let Some(mark) = self.marks.mark(Instant::now()) {
+        let now = Instant::now();
+        let mark = if self.inner.fair.is_some() { self.marks.fair_mark(now) } else { self.marks.mark(now) };
+        if let Some(mark) = mark {
             self.take(mark).await?;
             if !self.claim.is_empty() {
                 return Ok(());
@@ -313,13 +353,52 @@ impl Claiming<'_> {
     }
 
     async fn take(&mut self, mark: i64) -> Result<()> {
-        let rows = self.rows(&self.inner.sql.claim, token(false), Rest::Mark(mark)).await?;
+        if let Some(fair) = &self.inner.fair {
+            return self.take_share(fair, mark).await;
+        }
+        let rows = self.rows(&self.inner.sql.claim, Uuid::new_v4(), Rest::Mark(mark)).await?;
         self.marks.claimed(mark, &rows, self.request.limit);
         self.add(rows).await
     }
 
-    /// Runs a claim. Rows are decoded while the server is still working on the next ones.
+    /// Takes an equal share of each lane.
+    async fn take_share(&mut self, fair: &Fair, mark: i64) -> Result<()> {
+        let rest = Rest::Share { mark, lane: &self.marks.lane };
+        let rows = self.rows(&fair.sql.claim_fair, Uuid::new_v4(), rest).await?;
+        // no number of messages says that expired leases are below them
+        self.marks.claimed(mark, &rows, usize::MAX);
+        if let Some(lane) = reached_lane(&fair.fairness, &self.marks.lane, &rows) {
+            self.marks.lane = lane;
+        }
+        self.add(rows).await
+    }
+
+    /// Runs a claim.
     async fn rows(&self, sql: &str, token: Uuid, rest: Rest<'_>) -> Result<Vec<ClaimedRow>> {
+        let decode = |row: &QueryResult| ClaimedRow::decode(self.inner.dialect, row, token);
+        let mut rows = self.decoded(sql, token, rest, decode).await?;
+        rows.sort_unstable_by_key(ClaimedRow::locator);
+        Ok(rows)
+    }
+
+    async fn decoded<T: Send>(
+        &self,
+        sql: &str,
+        token: Uuid,
+        rest: Rest<'_>,
+        decode: impl Fn(&QueryResult) -> Result<T> + Send + Sync,
+    ) -> Result<Vec<T>> {
+        self.table.repeat_moved(|| self.fetch(sql, token, rest, &decode)).await
+    }
+
+    /// Rows are decoded while the server is still working on the next ones.
+    async fn fetch<T: Send>(
+        &self,
+        sql: &str,
+        token: Uuid,
+        rest: Rest<'_>,
+        decode: impl Fn(&QueryResult) -> Result<T> + Send + Sync,
+    ) -> Result<Vec<T>> {
         let request = self.request;
         let mut query = sqlx::query(AssertSqlSafe(sql.to_owned()))
             .bind(request.limit as i64)
@@ -331,16 +410,17 @@ impl Claiming<'_> {
         query = match rest {
             Rest::None => query,
             Rest::Mark(mark) => query.bind(mark),
+            Rest::Share { mark, lane } => query.bind(mark).bind(lane),
             Rest::Turn { key, blocks, n_keyless } => query.bind(key).bind(blocks).bind(n_keyless),
+            Rest::Front { floor, blocks, span } => query.bind(floor).bind(blocks).bind(span),
             Rest::Blocks(blocks) => query.bind(blocks),
         };
         let mut stream = query.fetch(self.table.hot()?.get_postgres_connection_pool());
         let mut rows = Vec::new();
         while let Some(row) = stream.next().await {
             let row = row.map_err(|error| from_sqlx("claim", &self.table.name, error))?;
-            rows.push(ClaimedRow::decode(self.inner.dialect, &row.into(), token)?);
+            rows.push(decode(&row.into())?);
         }
-        rows.sort_unstable_by_key(ClaimedRow::locator);
         Ok(rows)
     }
 
@@ -368,7 +448,7 @@ impl Claiming<'_> {
 
     async fn promote(&self) -> Result<u64> {
         let values = Values(vec![PROMOTE_LIMIT.into(), self.inner.keeps_numbers().into()]);
-        self.table.execute("claim", self.table.hot()?, &self.inner.sql.promote, values).await
+        self.table.execute_alone("claim", self.table.hot()?, &self.inner.sql.promote, values).await
     }
 
     /// Looks for expired leases, and says whether some were claimed.
@@ -384,12 +464,13 @@ impl Claiming<'_> {
     async fn recover(&mut self) -> Result<bool> {
         let limit = self.request.limit as i64;
         let values = Values(vec![limit.into(), max_attempts(self.request).into(), topics(self.request)]);
-        let n_dead = self.table.execute("claim", self.table.hot()?, &self.inner.sql.bury, values).await?;
+        let n_dead =
+            self.table.execute_alone("claim", self.table.hot()?, &self.inner.sql.bury, values).await?;
         self.claim.n_dead += n_dead as usize;
         let rows = match &self.inner.ordered {
-            None => self.rows(&self.inner.sql.recover, token(true), Rest::None).await?,
+            None => self.rows(&self.inner.sql.recover, Uuid::new_v4(), Rest::None).await?,
             Some(ordered) => {
-                self.rows(&ordered.sql.recover_ordered, token(true), Rest::Blocks(ordered.blocks)).await?
+                self.rows(&ordered.sql.recover_ordered, Uuid::new_v4(), Rest::Blocks(ordered.blocks)).await?
             }
         };
         self.add(rows).await?;
@@ -404,27 +485,18 @@ impl Claiming<'_> {
 }
 
 /// The parameters that only some claims have, behind the others.
+#[derive(Clone, Copy)]
 enum Rest<'a> {
     None,
     Mark(i64),
+    Share { mark: i64, lane: &'a str },
     Turn { key: &'a str, blocks: bool, n_keyless: i64 },
+    Front { floor: i64, blocks: bool, span: i64 },
     Blocks(bool),
 }
 
-/// A fresh token. The lowest bit says whether it leases what somebody else had leased before, under the same number;
-/// that happens to expired leases, and on an ordered table, where rows keep their number.
-fn token(recovered: bool) -> Uuid {
-    let random = Uuid::new_v4().as_u128();
-    Uuid::from_u128(random & !1 | u128::from(recovered))
-}
-
-/// Whether no two good leases of one number can both be among leases with such tokens.
-pub(crate) fn is_first_token(token: Uuid) -> bool {
-    token.as_u128() & 1 == 0
-}
-
 /// A number of microseconds, where there is one.
-fn micros(row: &QueryResult, index: usize) -> Result<Option<Duration>> {
+pub(crate) fn micros(row: &QueryResult, index: usize) -> Result<Option<Duration>> {
     Ok(column::<Option<i64>>(row, index)?.map(|micros| from_duration(Dialect::Postgres, micros)))
 }
 

@@ -40,7 +40,8 @@ impl ProcessedTable {
     /// # Errors
     /// Those of [`OutboxTable::migrate`](crate::OutboxTable::migrate).
     pub async fn migrate(&self) -> Result<()> {
-        crate::schema::migrate(&self.db, self.dialect()?, Kind::Inbox, &self.name, &Declaration::new()).await
+        let (dialect, plain) = (self.dialect()?, Declaration::new());
+        crate::schema::migrate(&self.db, dialect, Kind::Inbox, &self.name, &plain).await.map(drop)
     }
 
     /// Whether the table is there, complete and of the right version.

@@ -1,19 +1,23 @@
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, Declaration, Draft, Fairness, Lease, Limits, MessageId, OnDead, Repository,
-    Result, Retention, Settled, Settlement, TableName, Transactions,
+    Claim, ClaimRequest, Context, DEDUP_RETENTION, Declaration, Draft, ErrorKind, Fairness, Lease, Limits,
+    Maintained, Maintenance, MessageId, OnDead, PartitionInterval, Repository, Result, Retention, Settled,
+    Settlement, TableName, Transactions,
 };
 use sea_orm::sea_query::Values;
-use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, QueryResult, Statement};
 
-use crate::context::{OpenTransaction, SeaOrm, SeaOrmContext};
+use crate::context::{OpenTransaction, SeaOrm, SeaOrmContext, transactor};
 use crate::dialect::Dialect;
 use crate::error::from_db;
 use crate::shield::Db;
-use crate::sql::{Kind, OrderedSql, OutboxSql};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use crate::sql::FairSql;
+use crate::sql::{KeysSql, Kind, OrderedSql, OutboxSql};
 
 /// One outbox table: [`Repository`], [`Operations`](outbox_core::Operations), [`Wakeup`](outbox_core::Wakeup) and
 /// [`Transactions`] on SeaORM. A cheap handle; clones share its connections.
@@ -34,6 +38,7 @@ pub struct OutboxTable {
     pub(crate) name: TableName,
     pub(crate) limits: Limits,
     pub(crate) retention: Retention,
+    pub(crate) dedup_retention: Duration,
     declared: Declaration,
     table: Arc<Result<Table>>,
     shared_pool: bool,
@@ -46,6 +51,10 @@ pub(crate) struct Table {
     pub(crate) declared: Declaration,
     pub(crate) sql: OutboxSql,
     pub(crate) ordered: Option<Ordered>,
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fair: Option<Fair>,
+    #[cfg(feature = "postgres")]
+    pub(crate) partitioned: Option<crate::partitions::Partitioned>,
     #[cfg(feature = "postgres")]
     pub(crate) postgres: crate::postgres::Own,
     #[cfg(feature = "mysql")]
@@ -55,31 +64,51 @@ pub(crate) struct Table {
 /// What an ordered table needs.
 pub(crate) struct Ordered {
     pub(crate) sql: OrderedSql,
+    pub(crate) keys: KeysSql,
     /// Whether a dead letter blocks its key.
     pub(crate) blocks: bool,
 }
 
+/// What a fair table needs that is not ordered: an ordered one takes turns by itself.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) struct Fair {
+    pub(crate) sql: FairSql,
+    pub(crate) fairness: Fairness,
+}
+
 impl Table {
-    fn new(db: &DatabaseConnection, name: &TableName, declared: Declaration) -> Result<Self> {
+    pub(crate) fn new(backend: DbBackend, name: &TableName, declared: Declaration) -> Result<Self> {
         declared.validate()?;
-        if declared.fair.is_some() && declared.ordered.is_none() {
-            let detail = "only an ordered table takes turns";
-            return Err(
-                outbox_core::Error::new(outbox_core::ErrorKind::Unsupported, "declare").with_detail(detail)
-            );
-        }
-        let dialect = Dialect::of(db.get_database_backend())?;
-        #[cfg(feature = "mysql")]
-        if dialect == Dialect::MySql && !declared.is_plain() {
+        let dialect = Dialect::of(backend)?;
+        if declared.lanes().is_some() && !dialect.has_lanes() {
             return Err(outbox_core::Error::new(outbox_core::ErrorKind::Unsupported, "declare")
-                .with_detail("ordered tables are on PostgreSQL and SQLite only"));
+                .with_detail("fair tables are on PostgreSQL and SQLite only"));
         }
-        let ordered =
-            |on_dead| Ordered { sql: OrderedSql::new(dialect, name), blocks: on_dead == OnDead::Block };
+        if declared.partitioned.is_some() && declared.lanes().is_some() {
+            return Err(outbox_core::Error::new(outbox_core::ErrorKind::Unsupported, "declare")
+                .with_detail("a partitioned table does not take turns"));
+        }
+        if declared.partitioned.is_some() && !dialect.has_partitions() {
+            return Err(outbox_core::Error::new(outbox_core::ErrorKind::Unsupported, "declare")
+                .with_detail("partitioned tables are on PostgreSQL only"));
+        }
+        let ordered = |on_dead| Ordered {
+            sql: OrderedSql::new(dialect, name),
+            keys: KeysSql::new(dialect, name),
+            blocks: on_dead == OnDead::Block,
+        };
         Ok(Self {
             dialect,
             sql: OutboxSql::new(dialect, name),
             ordered: declared.ordered.map(ordered),
+            #[cfg(feature = "postgres")]
+            partitioned: declared.partitioned.map(|interval| {
+                crate::partitions::Partitioned::new(crate::sql::PartitionedSql::new(dialect, name), interval)
+            }),
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
+            fair: declared
+                .lanes()
+                .map(|fairness| Fair { sql: FairSql::new(dialect, name), fairness: fairness.clone() }),
             declared,
             #[cfg(feature = "postgres")]
             postgres: crate::postgres::Own::new(dialect, name),
@@ -93,6 +122,12 @@ impl Table {
         self.ordered.is_some()
     }
 
+    /// Whether a redriven message draws a new number by a statement of its own: elsewhere the number is the claim order of all.
+    #[cfg(feature = "mysql")]
+    pub(crate) fn draws_numbers(&self) -> bool {
+        self.dialect == Dialect::MySql && self.ordered.as_ref().is_some_and(|ordered| !ordered.blocks)
+    }
+
     /// Whether nothing behind a dead letter is claimed.
     pub(crate) fn dead_blocks(&self) -> bool {
         self.ordered.as_ref().is_some_and(|ordered| ordered.blocks)
@@ -102,13 +137,14 @@ impl Table {
 impl OutboxTable {
     /// The table `name` in the database of `db`. No statement is sent.
     pub fn new(db: &DatabaseConnection, name: TableName) -> Self {
-        let table = Arc::new(Table::new(db, &name, Declaration::new()));
+        let table = Arc::new(Table::new(db.get_database_backend(), &name, Declaration::new()));
         let declared = Declaration::new();
         Self {
             db: Db::new(db),
             name,
             limits: Limits::default(),
             retention: Retention::default(),
+            dedup_retention: DEDUP_RETENTION,
             declared,
             table,
             shared_pool: false,
@@ -125,17 +161,28 @@ impl OutboxTable {
         self.declared(declared)
     }
 
-    /// Declares that claims take turns between keys or tenants; see [`Declaration::fair`].
+    /// Declares that claims take turns between keys or tenants; see [`Declaration::fair`]. As with
+    /// [`ordered`](Self::ordered), every service that uses the table must declare the same.
     #[must_use]
     pub fn fair(self, fairness: Fairness) -> Self {
         let declared = self.declared.clone().fair(fairness);
         self.declared(declared)
     }
 
+    /// Declares the table partitioned, on PostgreSQL: what was delivered is [kept](Retention::Keep), in partitions of
+    /// `interval`, which [`maintain`](Self::maintain) makes ahead and drops; see [`Declaration::partitioned`]. Dead
+    /// letters have a partition of their own, and so have messages to be delivered, whose claims do not notice how much is
+    /// kept.
+    #[must_use]
+    pub fn partitioned(self, interval: PartitionInterval) -> Self {
+        let declared = self.declared.clone().partitioned(interval);
+        self.declared(declared).with_retention(Retention::Keep)
+    }
+
     /// Declares all at once. Impossible combinations are reported by every call that follows, before any statement.
     #[must_use]
     pub fn declared(mut self, declared: Declaration) -> Self {
-        self.table = Arc::new(Table::new(&self.db, &self.name, declared.clone()));
+        self.table = Arc::new(Table::new(self.db.get_database_backend(), &self.name, declared.clone()));
         self.declared = declared;
         self
     }
@@ -152,6 +199,18 @@ impl OutboxTable {
     #[must_use]
     pub fn with_retention(mut self, retention: Retention) -> Self {
         self.retention = retention;
+        self
+    }
+
+    /// Sets how long the deduplication keys of what this handle enqueues are honoured: more than zero, at most
+    /// [`MAX_DELAY`](outbox_core::MAX_DELAY), by default [`DEDUP_RETENTION`]. Too short: a repeat that comes late, for
+    /// example from a client that was offline, is stored again. Too long: the table of keys grows; about 200 bytes for
+    /// each key until it is [pruned](outbox_core::Prune::dedup_keys).
+    ///
+    /// It is stored with each key when the key is taken: a change does not touch those that are there.
+    #[must_use]
+    pub fn with_dedup_retention(mut self, retention: Duration) -> Self {
+        self.dedup_retention = retention;
         self
     }
 
@@ -196,7 +255,8 @@ impl OutboxTable {
     }
 
     /// Stores messages in a transaction that the caller has begun. One statement whatever the number of drafts
-    /// (on SQLite one for each 1,000).
+    /// (on SQLite one for each 1,000), and before it another one for all deduplication keys, where there are any (on
+    /// MySQL one for each).
     ///
     /// A statement that failed before in a [`DatabaseTransaction`](sea_orm::DatabaseTransaction) is not noticed
     /// by its `commit`, which then reports success although PostgreSQL has rolled back; the transaction of a
@@ -218,12 +278,22 @@ impl OutboxTable {
     ///
     /// All or nothing up to 128 MiB of payloads on PostgreSQL and 1,000 drafts on SQLite. A larger call is several
     /// statements, each committed by itself: one that fails leaves those before it stored. Use a transaction where
-    /// that matters.
+    /// that matters. Drafts with deduplication keys are stored in a transaction of their own: a key must not stay without
+    /// its message.
     ///
     /// # Errors
     /// Those of [`Repository::enqueue`].
     pub async fn enqueue_autocommit(&self, drafts: impl Into<Vec<Draft>>) -> Result<Vec<MessageId>> {
-        crate::enqueue::enqueue(self, &self.db, drafts.into()).await
+        let drafts = drafts.into();
+        if !crate::enqueue::has_keys(&drafts) {
+            return crate::enqueue::enqueue(self, &self.db, drafts).await;
+        }
+        let enqueue = async |cx: &Context| match self.enqueue(cx, drafts).await {
+            // what was new is stored all the same
+            Err(error) if error.kind() == ErrorKind::AlreadyEnqueued => Ok(Err(error)),
+            answer => answer.map(Ok),
+        };
+        transactor(&self.db).run(enqueue).await?
     }
 
     /// The DDL that creates this table on this database, in a schema that is there: only
@@ -244,7 +314,57 @@ impl OutboxTable {
     /// newer version, or was declared otherwise; [`PermissionDenied`](outbox_core::ErrorKind::PermissionDenied).
     pub async fn migrate(&self) -> Result<()> {
         let table = self.table()?;
-        crate::schema::migrate(&self.db, table.dialect, Kind::Outbox, &self.name, &table.declared).await
+        let is_new =
+            crate::schema::migrate(&self.db, table.dialect, Kind::Outbox, &self.name, &table.declared)
+                .await?;
+        if is_new && table.declared.partitioned.is_some() {
+            self.maintain(Maintenance::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the partitions of the time to come, then drops those whose time is over, with the delivered messages
+    /// in them; a message that has not ended is in none of these. Call it at least once in an interval; `migrate` does so when it
+    /// makes the table. Safe to call from several processes at once, and whatever the time zone of the session.
+    ///
+    /// What is delivered when no partition was made for it goes to one of its own, from which
+    /// [`prune`](outbox_core::Operations::prune) removes it row by row. A time of which something is there has no
+    /// partition; the next one has.
+    ///
+    /// Bounded: at most [`MAX_AHEAD`](outbox_core::MAX_AHEAD) partitions are made in one transaction and 100 dropped, each in one of
+    /// its own. Both wait at most 2 s for whoever reads or writes delivered messages, and keep settlements from
+    /// them meanwhile.
+    ///
+    /// # Errors
+    /// [`Unsupported`](outbox_core::ErrorKind::Unsupported) for a table that has no partitions,
+    /// [`InvalidInput`](outbox_core::ErrorKind::InvalidInput) that names the field,
+    /// [`Timeout`](outbox_core::ErrorKind::Timeout), which is retryable, when somebody held the partitions,
+    /// [`PermissionDenied`](outbox_core::ErrorKind::PermissionDenied) for a role that does not own the table. What was
+    /// dropped before stays so.
+    pub async fn maintain(&self, maintenance: Maintenance) -> Result<Maintained> {
+        self.table()?;
+        #[cfg(feature = "postgres")]
+        return crate::partitions::maintain(self, &maintenance).await;
+        #[cfg(not(feature = "postgres"))]
+        {
+            let _ = maintenance;
+            Err(outbox_core::Error::new(outbox_core::ErrorKind::Unsupported, "maintain")
+                .with_table(&self.name)
+                .with_detail("the table has no partitions"))
+        }
+    }
+
+    /// Uses the connections of `other` for claims and settlements, as well as its ways.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn sharing(mut self, other: &Self) -> Self {
+        let mut table = Table::new(self.db.get_database_backend(), &self.name, self.declared.clone());
+        if let (Ok(table), Ok(other)) = (&mut table, other.table()) {
+            table.postgres.share(&other.postgres);
+        }
+        self.table = Arc::new(table);
+        self.shared_pool = other.shared_pool;
+        self.relaxed_commit = other.relaxed_commit;
+        self
     }
 
     pub(crate) fn table(&self) -> Result<&Table> {
@@ -316,6 +436,56 @@ impl OutboxTable {
         };
         let result = connection.execute_raw(statement).await;
         result.map(|result| result.rows_affected()).map_err(|error| from_db(operation, &self.name, error))
+    }
+}
+
+/// How often a statement is sent in all that meets rows which have just moved to another partition.
+const MAX_MOVES: usize = 10;
+
+/// A statement that changes rows fails on a partitioned table when one of them has left for another partition since its
+/// snapshot: settled, died or redriven by somebody else. Sent again, it finds the row there or nowhere. For
+/// autocommit statements: in a transaction nothing can follow a failure.
+impl OutboxTable {
+    pub(crate) async fn repeat_moved<T, F: Future<Output = Result<T>> + Send>(
+        &self,
+        send: impl Fn() -> F + Send,
+    ) -> Result<T> {
+        for _ in 1..MAX_MOVES {
+            match send().await {
+                Err(error)
+                    if self.declared.partitioned.is_some()
+                        && error.kind() == outbox_core::ErrorKind::Contention => {}
+                answer => return answer,
+            }
+        }
+        send().await
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn query_alone(
+        &self,
+        operation: &'static str,
+        connection: &impl ConnectionTrait,
+        sql: &str,
+        values: Values,
+    ) -> Result<Vec<QueryResult>> {
+        if self.declared.partitioned.is_none() {
+            return self.query(operation, connection, sql, values).await;
+        }
+        self.repeat_moved(|| self.query(operation, connection, sql, values.clone())).await
+    }
+
+    pub(crate) async fn execute_alone(
+        &self,
+        operation: &'static str,
+        connection: &impl ConnectionTrait,
+        sql: &str,
+        values: Values,
+    ) -> Result<u64> {
+        if self.declared.partitioned.is_none() {
+            return self.execute(operation, connection, sql, values).await;
+        }
+        self.repeat_moved(|| self.execute(operation, connection, sql, values.clone())).await
     }
 }
 

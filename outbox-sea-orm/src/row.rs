@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use outbox_core::{
-    Claimed, Error, ErrorKind, Headers, Lease, Message, MessageId, Outcome, Result, Settlement,
-};
+use outbox_core::{Claimed, Error, ErrorKind, Headers, Lease, Message, Outcome, Result, Settlement};
 use sea_orm::{QueryResult, TryGetable};
 use uuid::Uuid;
 
@@ -85,7 +83,13 @@ pub(crate) fn time(dialect: Dialect, row: &QueryResult, index: usize) -> Result<
 pub(crate) enum ClaimedRow {
     Message(Claimed),
     /// The claim itself made it dead; the number is that of the row.
-    Dead(i64),
+    Dead(
+        #[cfg_attr(
+            not(any(feature = "postgres", feature = "sqlite")),
+            allow(dead_code, reason = "MySQL returns no rows that it makes dead")
+        )]
+        i64,
+    ),
     /// It is leased and cannot be read.
     Undecodable(Undecodable),
 }
@@ -115,11 +119,38 @@ impl ClaimedRow {
         Ok(Self::Undecodable(Undecodable { lease, key: column(row, 3).unwrap_or_default(), reason }))
     }
 
+    /// The lease, where this is one.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn lease_mut(&mut self) -> Option<&mut Lease> {
+        match self {
+            Self::Message(claimed) => Some(&mut claimed.lease),
+            Self::Dead(_) => None,
+            Self::Undecodable(broken) => Some(&mut broken.lease),
+        }
+    }
+
     pub(crate) fn key(&self) -> Option<&str> {
         match self {
             Self::Message(claimed) => claimed.message.key.as_deref(),
             Self::Dead(_) => None,
             Self::Undecodable(broken) => broken.key.as_deref(),
+        }
+    }
+
+    /// The lane of a message on a fair table.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn lane(&self, fairness: &outbox_core::Fairness) -> Option<String> {
+        let Self::Message(Claimed { message, .. }) = self else { return None };
+        Some(fairness.lane(&message.topic, message.key.as_deref(), &message.headers))
+    }
+
+    /// None of a row that is dead.
+    #[cfg(feature = "mysql")]
+    pub(crate) fn lease(&self) -> Option<Lease> {
+        match self {
+            Self::Message(claimed) => Some(claimed.lease),
+            Self::Dead(_) => None,
+            Self::Undecodable(broken) => Some(broken.lease),
         }
     }
 
@@ -172,7 +203,8 @@ fn headers(text: &str) -> Result<Headers> {
 }
 
 /// The ids that a statement returned in its first column.
-pub(crate) fn ids(rows: &[QueryResult]) -> Result<Vec<MessageId>> {
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn ids(rows: &[QueryResult]) -> Result<Vec<outbox_core::MessageId>> {
     rows.iter().map(|row| column(row, 0)).collect()
 }
 
@@ -182,30 +214,44 @@ pub(crate) async fn bury_undecodable(
     table: &OutboxTable,
     rows: Vec<ClaimedRow>,
 ) -> Result<(Vec<Claimed>, usize)> {
-    let dead_blocks = table.table()?.dead_blocks();
+    let Readable { messages, burials, n_dead } = read(rows, table.table()?.dead_blocks());
+    if !burials.is_empty() {
+        // a lease lost meanwhile is somebody else's to bury
+        let _ = crate::settle::settle(table, burials).await?;
+    }
+    Ok((messages, n_dead))
+}
+
+/// The rows of a claim, told apart.
+pub(crate) struct Readable {
+    pub(crate) messages: Vec<Claimed>,
+    /// What is to be settled because it cannot be read, or stands behind what cannot.
+    pub(crate) burials: Vec<Settlement>,
+    /// How many are dead, those that cannot be read among them.
+    pub(crate) n_dead: usize,
+}
+
+/// Tells the rows of a claim apart.
+pub(crate) fn read(rows: Vec<ClaimedRow>, dead_blocks: bool) -> Readable {
     let mut messages = Vec::with_capacity(rows.len());
-    let mut settlements = Vec::new();
+    let mut burials = Vec::new();
     let mut blocked = HashSet::new();
     let mut n_dead = 0;
     for row in rows {
         match row {
             ClaimedRow::Message(claimed) => match &claimed.message.key {
                 Some(key) if blocked.contains(key) => {
-                    settlements.push(Settlement::new(claimed.lease, Outcome::Release));
+                    burials.push(Settlement::new(claimed.lease, Outcome::Release));
                 }
                 _ => messages.push(claimed),
             },
             ClaimedRow::Dead(_) => n_dead += 1,
             ClaimedRow::Undecodable(Undecodable { lease, key, reason }) => {
                 n_dead += 1;
-                settlements.push(Settlement::new(lease, Outcome::Dead { error: reason }));
+                burials.push(Settlement::new(lease, Outcome::Dead { error: reason }));
                 blocked.extend(key.filter(|_| dead_blocks));
             }
         }
     }
-    if !settlements.is_empty() {
-        // a lease lost meanwhile is somebody else's to bury
-        let _ = crate::settle::settle(table, settlements).await?;
-    }
-    Ok((messages, n_dead))
+    Readable { messages, burials, n_dead }
 }

@@ -9,58 +9,27 @@ use crate::dialect::Dialect;
 use crate::error::from_db;
 use crate::row::column;
 use crate::shield::Db;
-use crate::sql::{Kind, bare, create};
+use crate::sql::{DEDUP, Kind, bare, create, quote};
 
 /// The version of the tables that this crate works with. It stands in the comment of the table.
 pub(crate) const VERSION: i64 = 1;
 
-const OUTBOX_COLUMNS: &[&str] = &[
-    "seq",
-    "id",
-    "topic",
-    "key",
-    "payload",
-    "headers",
-    "created_at",
-    "state",
-    "available_at",
-    "lease",
-    "leased_until",
-    "attempts",
-    "fence",
-    "last_error",
-    "dead_at",
-    "done_at",
-    "history",
-];
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 const OUTBOX_INDEXES: &[&str] = &["ready", "parked", "dead", "done"];
 /// What an ordered table has beside them.
 const ORDERED_INDEXES: &[&str] = &["keys", "held"];
-#[cfg(feature = "mysql")]
-const MYSQL_OUTBOX_COLUMNS: &[&str] = &[
-    "seq",
-    "id",
-    "topic",
-    "key",
-    "payload",
-    "headers",
-    "created_at",
-    "state",
-    "place",
-    "due",
-    "due_since",
-    "lease",
-    "attempts",
-    "fence",
-    "last_error",
-    "dead_at",
-    "history",
-];
+/// What a fair table has beside them, and a column `lane`.
+const FAIR_INDEXES: &[&str] = &["lanes"];
 #[cfg(feature = "mysql")]
 const MYSQL_OUTBOX_INDEXES: &[&str] = &["id", "agenda"];
-const INBOX_COLUMNS: &[&str] =
-    &["group_name", "message_id", "fingerprint", "metadata", "result", "processed_at"];
+#[cfg(feature = "mysql")]
+const MYSQL_ORDERED_INDEXES: &[&str] = &["keys"];
+/// Of the table of deduplication keys.
+const DEDUP_INDEXES: &[&str] = &["dedup_expiry"];
 const INBOX_INDEXES: &[&str] = &["processed_at"];
+
+#[cfg(feature = "postgres")]
+const LOG_INDEXES: &[&str] = &["seq"];
 
 /// What the catalog says about a table.
 struct Found {
@@ -91,16 +60,17 @@ impl Found {
     }
 }
 
+/// Says whether it made the table.
 pub(crate) async fn migrate(
     db: &Db,
     dialect: Dialect,
     kind: Kind,
     table: &TableName,
     declared: &Declaration,
-) -> Result<()> {
+) -> Result<bool> {
     let found = find(db, dialect, kind, table).await?;
     if found.version == Some(VERSION) {
-        return found.check_declared(table, declared);
+        return found.check_declared(table, declared).map(|()| false);
     }
     let missing_schema = missing_schema(db, dialect, table).await?;
     transactor(db)
@@ -109,10 +79,11 @@ pub(crate) async fn migrate(
             run(connection, table, lock(dialect)).await?;
             let found = find(connection, dialect, kind, table).await?;
             match found.version {
-                Some(VERSION) => return found.check_declared(table, declared),
+                Some(VERSION) => return found.check_declared(table, declared).map(|()| false),
                 Some(version) if version > VERSION => return Err(newer(table, version)),
                 _ if found.exists => {
-                    first(table, missing_parts(connection, dialect, kind, table, declared).await?)?
+                    first(table, wrong_parts(connection, dialect, kind, table, declared).await?)?;
+                    return Ok(false);
                 }
                 _ => {
                     run(connection, table, &missing_schema).await?;
@@ -122,14 +93,14 @@ pub(crate) async fn migrate(
                         let found = find(connection, dialect, kind, table).await;
                         return match found {
                             Ok(found) if found.version == Some(VERSION) => {
-                                found.check_declared(table, declared)
+                                found.check_declared(table, declared).map(|()| false)
                             }
-                            _ => created,
+                            _ => created.map(|()| false),
                         };
                     }
                 }
             }
-            Ok(())
+            Ok(true)
         })
         .await
 }
@@ -141,7 +112,7 @@ fn lock(dialect: Dialect) -> &'static str {
         Dialect::Postgres => "SELECT pg_advisory_xact_lock(hashtextextended('outbox migrate', 0))",
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => "",
-        // CREATE TABLE is the lock: one statement makes the whole table, and commits whatever is open
+        // CREATE TABLE is the lock: the last statement makes the whole table, and each commits whatever is open
         #[cfg(feature = "mysql")]
         Dialect::MySql => "",
     }
@@ -213,17 +184,17 @@ async fn find(
         Dialect::MySql => {
             let sql = "SELECT CAST(TABLE_COMMENT AS CHAR) FROM information_schema.TABLES \
                        WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?";
-            query(connection, table, sql, mysql_names(table)).await?
+            query(connection, table, sql, mysql_names(table, table.table())).await?
         }
     };
     let text = rows.first().map(|row| column::<Option<String>>(row, 0)).transpose()?.flatten();
     Ok(Found::read(kind, !rows.is_empty(), text))
 }
 
-/// The database, `NULL` for the connection's own, and the table.
+/// The database, `NULL` for the connection's own, and the table `bare` in it.
 #[cfg(feature = "mysql")]
-fn mysql_names(table: &TableName) -> Values {
-    Values(vec![table.schema().into(), table.table().into()])
+fn mysql_names(table: &TableName, bare: &str) -> Values {
+    Values(vec![table.schema().into(), bare.into()])
 }
 
 /// The number behind `outbox schema version`, and what is declared behind it.
@@ -292,28 +263,118 @@ pub(crate) async fn findings(
         )),
         _ => match found.difference(declared) {
             Some(what) => Ok(wrong(what, "declare the same in every service")),
-            None => missing_parts(db, dialect, kind, table, declared).await,
+            None => wrong_parts(db, dialect, kind, table, declared).await,
         },
     }
 }
 
-/// Whether every column and every index is there, and every index is valid.
-async fn missing_parts(
+/// Whether every column is there and of its type, and every index is there and valid.
+async fn wrong_parts(
     connection: &impl ConnectionTrait,
     dialect: Dialect,
     kind: Kind,
     table: &TableName,
     declared: &Declaration,
 ) -> Result<Vec<Finding>> {
-    let (columns, indexes) = parts(dialect, kind);
-    let there = names(connection, dialect, table, Part::Column).await?;
-    let missing = columns.iter().filter(|column| !there.iter().any(|name| name == *column));
-    let mut found: Vec<_> = missing.map(|column| missing_column(kind, column)).collect();
-    let there = names(connection, dialect, table, Part::Index).await?;
-    let ordered = declared.ordered.map_or(&[][..], |_| ORDERED_INDEXES);
-    let expected = indexes.iter().chain(ordered).map(|index| format!("{}_{index}", bare(dialect, table)));
-    found.extend(expected.filter(|index| !there.contains(index)).map(|index| missing_index(&index)));
+    let bare = bare(dialect, table);
+    let ddl = create(kind, dialect, table, declared);
+    let there = names(connection, dialect, table, &bare, Part::Column).await?;
+    let mut found: Vec<_> =
+        columns(dialect, &ddl, &bare).filter_map(|column| wrong_column(kind, column, &there)).collect();
+    let is_fair = declared.lanes().is_some();
+    if is_fair && !there.iter().any(|column| column.starts_with("lane ")) {
+        found.push(missing_column(kind, "lane"));
+    }
+    let there = names(connection, dialect, table, &bare, Part::Index).await?;
+    let ordered = declared.ordered.map_or(&[][..], |_| ordered_indexes(dialect));
+    let fair = if is_fair { FAIR_INDEXES } else { &[] };
+    let expected = indexes(dialect, kind).iter().chain(ordered).chain(fair);
+    found.extend(missing_indexes(&bare, expected, &there));
+    #[cfg(feature = "postgres")]
+    if declared.partitioned.is_some() {
+        let there = names(connection, dialect, table, &bare, Part::Partition).await?;
+        let expected = crate::sql::PARTITIONS.iter().map(|part| format!("{}_{part}", table.table()));
+        found.extend(expected.filter(|part| !there.contains(part)).map(|part| missing_partition(&part)));
+    }
+    if kind == Kind::Outbox {
+        found.extend(missing_dedup(connection, dialect, table, &bare, &ddl).await?);
+    }
     Ok(found)
+}
+
+#[cfg(feature = "postgres")]
+fn missing_partition(partition: &str) -> Finding {
+    let what = format!("partition {partition} is missing");
+    Finding::new(Severity::Critical, Symptom::Schema, what, "attach it again, or make it as ddl() does")
+}
+
+/// What is missing of the table of deduplication keys.
+async fn missing_dedup(
+    connection: &impl ConnectionTrait,
+    dialect: Dialect,
+    table: &TableName,
+    bare: &str,
+    ddl: &str,
+) -> Result<Vec<Finding>> {
+    let name = format!("{bare}{DEDUP}");
+    let there = names(connection, dialect, table, &name, Part::Column).await?;
+    if columns(dialect, ddl, &name).any(|column| wrong_column(Kind::Outbox, column, &there).is_some()) {
+        let what = format!("table {name} is missing or has other columns");
+        return Ok(vec![Finding::new(Severity::Critical, Symptom::Schema, what, "apply schema.sql")]);
+    }
+    let there = names(connection, dialect, table, &name, Part::Index).await?;
+    Ok(missing_indexes(bare, DEDUP_INDEXES, &there))
+}
+
+fn missing_indexes<'a>(
+    bare: &str,
+    expected: impl IntoIterator<Item = &'a &'a str>,
+    there: &[String],
+) -> Vec<Finding> {
+    let expected = expected.into_iter().map(|index| format!("{bare}_{index}"));
+    expected.filter(|index| !there.contains(index)).map(|index| missing_index(&index)).collect()
+}
+
+/// Name and type of each column of a table that the DDL makes: its lines start with both.
+fn columns<'d>(dialect: Dialect, ddl: &'d str, bare: &str) -> impl Iterator<Item = (&'d str, String)> {
+    let q = quote(dialect);
+    let name = format!("{q}{bare}{q} (");
+    let is_head = move |line: &str| line.starts_with("CREATE TABLE") && line.contains(&name);
+    let lines = ddl.lines().skip_while(move |line| !is_head(line)).skip(1);
+    let lines = lines.take_while(|line| !line.starts_with(')')).filter_map(|line| line.strip_prefix("  "));
+    lines
+        .filter(|line| line.starts_with(|first: char| first.is_ascii_lowercase() || first == '`'))
+        .filter_map(move |line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?.trim_matches('`'), type_name(dialect, words.next()?.trim_end_matches(','))))
+        })
+}
+
+/// A type of the DDL as the catalog calls it.
+fn type_name(dialect: Dialect, name: &str) -> String {
+    match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres if name == "timestamptz" => "timestamp with time zone".to_owned(),
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => name.split('(').next().unwrap_or_default().to_ascii_lowercase(),
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        _ => name.to_owned(),
+    }
+}
+
+/// `there` has each column's name and type, with a blank between.
+fn wrong_column(kind: Kind, (column, expected): (&str, String), there: &[String]) -> Option<Finding> {
+    let of_column =
+        |line: &String| line.split_once(' ').filter(|(name, _)| *name == column).map(|(_, t)| t.to_owned());
+    match there.iter().find_map(of_column) {
+        Some(found) if found == expected => None,
+        Some(found) => {
+            let what = format!("column {column} is {found} and not {expected}");
+            let advice = "give it the type that schema.sql says";
+            Some(Finding::new(Severity::Critical, Symptom::Schema, what, advice))
+        }
+        None => Some(missing_column(kind, column)),
+    }
 }
 
 fn missing_column(kind: Kind, column: &str) -> Finding {
@@ -327,34 +388,51 @@ fn missing_index(index: &str) -> Finding {
     Finding::new(Severity::Warning, Symptom::Index, what, "apply schema.sql")
 }
 
-/// The columns and the indexes of a table.
-fn parts(dialect: Dialect, kind: Kind) -> (&'static [&'static str], &'static [&'static str]) {
+fn indexes(dialect: Dialect, kind: Kind) -> &'static [&'static str] {
     match (kind, dialect) {
         #[cfg(feature = "mysql")]
-        (Kind::Outbox, Dialect::MySql) => (MYSQL_OUTBOX_COLUMNS, MYSQL_OUTBOX_INDEXES),
-        (Kind::Outbox, _) => (OUTBOX_COLUMNS, OUTBOX_INDEXES),
-        (Kind::Inbox, _) => (INBOX_COLUMNS, INBOX_INDEXES),
+        (Kind::Outbox, Dialect::MySql) => MYSQL_OUTBOX_INDEXES,
+        #[cfg(any(feature = "postgres", feature = "sqlite"))]
+        (Kind::Outbox, _) => OUTBOX_INDEXES,
+        (Kind::Inbox, _) => INBOX_INDEXES,
+        #[cfg(feature = "postgres")]
+        (Kind::Log, _) => LOG_INDEXES,
+    }
+}
+
+fn ordered_indexes(dialect: Dialect) -> &'static [&'static str] {
+    match dialect {
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => MYSQL_ORDERED_INDEXES,
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        _ => ORDERED_INDEXES,
     }
 }
 
 enum Part {
+    /// With its type.
     Column,
     Index,
+    /// At any depth.
+    #[cfg(feature = "postgres")]
+    Partition,
 }
 
+/// The parts of the table `bare` in the schema of `table`.
 async fn names(
     connection: &impl ConnectionTrait,
     dialect: Dialect,
     table: &TableName,
+    bare: &str,
     part: Part,
 ) -> Result<Vec<String>> {
     let (sql, values) = match dialect {
         #[cfg(feature = "postgres")]
         Dialect::Postgres => {
-            let values = vec![crate::sql::schema(table).into(), table.table().into()];
+            let values = vec![crate::sql::schema(table).into(), bare.into()];
             let sql = match part {
                 Part::Column => {
-                    "SELECT a.attname::text FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS n \
+                    "SELECT a.attname || ' ' || format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS n \
                      ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped"
                 }
                 Part::Index => {
@@ -362,30 +440,39 @@ async fn names(
                      ON c.oid = x.indrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace \
                      WHERE n.nspname = $1 AND c.relname = $2 AND x.indisvalid"
                 }
+                Part::Partition => {
+                    "SELECT p.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+                     CROSS JOIN pg_partition_tree(c.oid) AS t JOIN pg_class AS p ON p.oid = t.relid \
+                     WHERE n.nspname = $1 AND c.relname = $2"
+                }
             };
             (sql, values)
         }
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => {
             let sql = match part {
-                Part::Column => "SELECT name FROM pragma_table_info(?1)",
+                Part::Column => "SELECT name || ' ' || type FROM pragma_table_xinfo(?1)",
                 Part::Index => "SELECT name FROM pragma_index_list(?1)",
+                #[cfg(feature = "postgres")]
+                Part::Partition => return Ok(Vec::new()),
             };
-            (sql, vec![bare(dialect, table).into()])
+            (sql, vec![bare.into()])
         }
         #[cfg(feature = "mysql")]
         Dialect::MySql => {
             let sql = match part {
                 Part::Column => {
-                    "SELECT CAST(COLUMN_NAME AS CHAR) FROM information_schema.COLUMNS \
+                    "SELECT CAST(CONCAT(COLUMN_NAME, ' ', DATA_TYPE) AS CHAR) FROM information_schema.COLUMNS \
                      WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?"
                 }
                 Part::Index => {
                     "SELECT DISTINCT CAST(INDEX_NAME AS CHAR) FROM information_schema.STATISTICS \
                      WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?"
                 }
+                #[cfg(feature = "postgres")]
+                Part::Partition => return Ok(Vec::new()),
             };
-            let Values(values) = mysql_names(table);
+            let Values(values) = mysql_names(table, bare);
             (sql, values)
         }
     };

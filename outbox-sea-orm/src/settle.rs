@@ -11,22 +11,22 @@ use crate::repository::OutboxTable;
 use crate::row::duration;
 
 /// The most leases in one statement; SQLite takes 32,766 parameters.
-const MAX_LEASES: usize = 4_000;
+pub(crate) const MAX_LEASES: usize = 4_000;
 
 /// One settlement on its way into a statement.
-struct Item {
-    lease: Lease,
-    outcome: i16,
-    delay: i64,
-    error: String,
+pub(crate) struct Item {
+    pub(crate) lease: Lease,
+    pub(crate) outcome: i16,
+    pub(crate) delay: i64,
+    pub(crate) error: String,
 }
 
 impl Item {
-    const DONE: i16 = 0;
+    pub(crate) const DONE: i16 = 0;
     #[cfg(feature = "postgres")]
     const KEPT: i16 = 4;
 
-    fn new(dialect: Dialect, Settlement { lease, outcome }: Settlement) -> Self {
+    pub(crate) fn new(dialect: Dialect, Settlement { lease, outcome }: Settlement) -> Self {
         let (outcome, delay, error) = match outcome {
             Outcome::Done => (Self::DONE, 0, String::new()),
             Outcome::Retry { after, error } => (1, duration(dialect, after), error_text(&error)),
@@ -52,7 +52,7 @@ pub(crate) async fn settle(table: &OutboxTable, settlements: Vec<Settlement>) ->
     Ok(leases.iter().zip(counts).map(|(lease, counts)| settled(counts && !lost.contains(lease))).collect())
 }
 
-fn settled(applied: bool) -> Settled {
+pub(crate) fn settled(applied: bool) -> Settled {
     if applied { Settled::Applied } else { Settled::LeaseLost }
 }
 
@@ -117,10 +117,8 @@ async fn change_all(
 async fn settle_postgres(table: &OutboxTable, items: &[Item]) -> Result<Vec<Lease>> {
     let sql = &table.table()?.sql;
     let leases: Vec<Lease> = items.iter().map(|item| item.lease).collect();
-    let is_plain =
-        |item: &Item| item.outcome == Item::DONE && crate::postgres::is_first_token(item.lease.token);
-    if items.iter().all(is_plain) {
-        return change(table, "settle", settle_done(table)?, &leases, done_arrays(&leases)).await;
+    if items.iter().all(|item| item.outcome == Item::DONE) {
+        return change(table, "settle", settle_done(table)?, &leases, lease_arrays(&leases)).await;
     }
     let outcome = |item: &Item| match (item.outcome, table.retention) {
         (Item::DONE, Retention::Keep) => Item::KEPT,
@@ -134,13 +132,6 @@ async fn settle_postgres(table: &OutboxTable, items: &[Item]) -> Result<Vec<Leas
     change(table, "settle", &sql.settle, &leases, values).await
 }
 
-#[cfg(feature = "postgres")]
-fn done_arrays(leases: &[Lease]) -> Vec<Value> {
-    let locators: Vec<i64> = leases.iter().map(|lease| lease.locator).collect();
-    let tokens: HashSet<uuid::Uuid> = leases.iter().map(|lease| lease.token).collect();
-    vec![locators.into(), tokens.into_iter().collect::<Vec<_>>().into()]
-}
-
 /// Runs a statement that answers with the number of good leases and, unless all were, with their numbers and tokens;
 /// returns the others.
 #[cfg(feature = "postgres")]
@@ -151,7 +142,7 @@ async fn change(
     leases: &[Lease],
     values: Vec<Value>,
 ) -> Result<Vec<Lease>> {
-    let rows = table.query(operation, table.hot()?, sql, Values(values)).await?;
+    let rows = table.query_alone(operation, table.hot()?, sql, Values(values)).await?;
     let row =
         rows.first().ok_or_else(|| outbox_core::Error::new(outbox_core::ErrorKind::Other, operation))?;
     let good: i64 = crate::row::column(row, 0)?;

@@ -1,7 +1,12 @@
 //! The only place that builds SQL text. A file of `sql/` names its table as a quoted identifier, `"outbox"` or
-//! `"inbox"` (in backticks for MySQL); here it becomes the validated name of the real one. Every value is bound.
+//! `"inbox"` (in backticks for MySQL); here it becomes the validated name of the real one. Every value is bound; only DDL
+//! has another text of the user's in it, the validated name of a fair table's header.
 
-use outbox_core::{Declaration, TableName};
+#[cfg(feature = "postgres")]
+use chrono::{DateTime, Utc};
+#[cfg(feature = "postgres")]
+use outbox_core::Partition;
+use outbox_core::{Declaration, Fairness, TableName};
 
 use crate::dialect::Dialect;
 use crate::schema::VERSION;
@@ -18,6 +23,11 @@ macro_rules! statements {
 
             pub(crate) fn new(dialect: Dialect, table: &TableName) -> Self {
                 Self { $($name: render(dialect, table, $template, statements!(@text $dialects dialect $name)),)* }
+            }
+
+            #[allow(dead_code, reason = "only some have parts that are tables")]
+            fn map(self, change: impl Fn(&str) -> String) -> Self {
+                Self { $($name: change(&self.$name),)* }
             }
         }
     };
@@ -60,29 +70,60 @@ macro_rules! statements {
 statements! {
     /// The statements of an outbox table.
     OutboxSql of "outbox" in (postgres, sqlite, mysql) {
-        bury, claim, count_prunable, dead_letters, discard, discard_matching, enqueue, enqueued, extend, history, keep_done, look, ping,
-        promote, prune_dead, prune_done, recover, redrive, redrive_matching, session, settle, settle_done, stats, stats_sample,
+        bury, claim, count_expired_keys, count_prunable, dead_letters, discard, discard_matching, enqueue, enqueued, extend, find_keys, history,
+        keep_done, look, ping, promote, prune_dead, prune_done, prune_keys, recover, redrive, redrive_matching, session, settle,
+        settle_done, stats, stats_sample, take_keys,
     }
 }
 
 statements! {
     /// The statements of an ordered outbox table, beside the others.
-    OrderedSql of "outbox" in (postgres, sqlite) { claim_ordered, recover_ordered }
+    OrderedSql of "outbox" in (postgres, sqlite, mysql) { claim_ordered, recover_ordered }
+}
+
+statements! {
+    /// What an operator does with the keys of an ordered table.
+    KeysSql of "outbox" in (postgres, sqlite) { blocked_keys, release_head, skip_head }
+}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+statements! {
+    /// The statement of a fair outbox table, beside the others.
+    FairSql of "outbox" in (postgres, sqlite) { claim_fair }
 }
 
 #[cfg(feature = "postgres")]
 statements! {
-    /// The statements that only PostgreSQL needs: kinds of enqueue, the walk over leases, the wake-up, and what the doctor looks at.
+    /// The statements that only PostgreSQL needs: kinds of enqueue, what a producer may know of keys, the walk over leases, the wake-up, and what the doctor looks at.
     PostgresSql of "outbox" in (postgres) {
-        enqueue_one, enqueue_repeated, guard, horizon, is_guarded, leases, leave_guard, old_transactions, parked, stand_guard, vacuum,
-        writers,
+        claim_front, enqueue_one, enqueue_repeated, guard, horizon, is_guarded, leases, leave_guard, old_transactions, parked, reads_keys,
+        stand_guard, take_key, vacuum, writers,
     }
+}
+
+#[cfg(feature = "postgres")]
+statements! {
+    /// The statements that only a partitioned table needs.
+    PartitionedSql of "outbox" in (postgres) { missing_partitions, old_partitions, partitions }
 }
 
 #[cfg(feature = "mysql")]
 statements! {
-    /// The statements that only MySQL needs: the second half of a claim, and what RETURNING says elsewhere.
-    MySqlSql of "outbox" in (mysql) { claimed, dead, held, max_packet }
+    /// The statements that only MySQL needs: the second half of a claim, the first half of an ordered one, what RETURNING says
+    /// elsewhere, redrives that draw new numbers, and what the doctor looks at.
+    MySqlSql of "outbox" in (mysql) {
+        claimed, claimed_by_token, dead, expired, held, max_packet, old_transactions, redrive_behind, redrive_matching_behind, sees_all, turns,
+        variables,
+    }
+}
+
+#[cfg(feature = "postgres")]
+statements! {
+    /// The statements of a log and one of its groups.
+    LogSql of "log" in (postgres) {
+        log_claim, log_claim_mixed, log_done, log_extend, log_group_delete, log_group_insert, log_group_names, log_group_position,
+        log_group_update, log_horizon, log_leases, log_moved, log_ranges_delete, log_recover, log_settle, log_stats, log_writers,
+    }
 }
 
 statements! {
@@ -90,11 +131,16 @@ statements! {
     InboxSql of "inbox" in (postgres, sqlite, mysql) { find_processed, is_processed, mark_processed, purge, store_result }
 }
 
-/// Which of the two tables.
+/// What stands behind an outbox table's name in that of its keys.
+pub(crate) const DEDUP: &str = "_dedup";
+
+/// Which of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Outbox,
     Inbox,
+    #[cfg(feature = "postgres")]
+    Log,
 }
 
 impl Kind {
@@ -102,6 +148,8 @@ impl Kind {
         match self {
             Self::Outbox => "outbox",
             Self::Inbox => "inbox",
+            #[cfg(feature = "postgres")]
+            Self::Log => "log",
         }
     }
 
@@ -112,6 +160,12 @@ impl Kind {
             (Self::Outbox, Dialect::Postgres) => include_str!("sql/postgres/create_outbox.sql"),
             #[cfg(feature = "postgres")]
             (Self::Inbox, Dialect::Postgres) => include_str!("sql/postgres/create_inbox.sql"),
+            #[cfg(feature = "postgres")]
+            (Self::Log, Dialect::Postgres) => include_str!("sql/postgres/create_log.sql"),
+            // refused before
+            #[cfg(feature = "postgres")]
+            #[allow(unreachable_patterns, reason = "there may be no other")]
+            (Self::Log, _) => "",
             #[cfg(feature = "sqlite")]
             (Self::Outbox, Dialect::Sqlite) => include_str!("sql/sqlite/create_outbox.sql"),
             #[cfg(feature = "sqlite")]
@@ -124,16 +178,97 @@ impl Kind {
     }
 }
 
-/// What an ordered table has beside the plain one.
-fn create_ordered(dialect: Dialect) -> &'static str {
+/// Adds what an ordered table has beside the plain one.
+fn add_order(dialect: Dialect, text: &str) -> String {
     match dialect {
         #[cfg(feature = "postgres")]
-        Dialect::Postgres => include_str!("sql/postgres/create_ordered.sql"),
+        Dialect::Postgres => format!("{text}{}", include_str!("sql/postgres/create_ordered.sql")),
         #[cfg(feature = "sqlite")]
-        Dialect::Sqlite => include_str!("sql/sqlite/create_ordered.sql"),
+        Dialect::Sqlite => format!("{text}{}", include_str!("sql/sqlite/create_ordered.sql")),
+        // one statement makes the whole table
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => {
+            let keys = include_str!("sql/mysql/create_ordered.sql");
+            text.replacen("  CONSTRAINT", &format!("{keys}  CONSTRAINT"), 1)
+        }
+    }
+}
+
+/// The partitions that there always are, without the name of their table.
+#[cfg(feature = "postgres")]
+pub(crate) const PARTITIONS: &[&str] = &["pending", "dead_all", "done_all", "done_rest"];
+
+/// The DDL of a table whose rows are in partitions: they have what the table itself cannot have, a unique id and
+/// parameters of storage.
+#[cfg(feature = "postgres")]
+fn partition(plain: &str) -> String {
+    let key = "  CONSTRAINT \"outbox_pkey\" PRIMARY KEY (id),\n";
+    let (columns, rest) = plain.split_once(") WITH (").unwrap_or_default();
+    let (_, rest) = rest.split_once("\n);\n").unwrap_or_default();
+    let create = include_str!("sql/postgres/create_partitioned.sql");
+    format!("{}) PARTITION BY LIST (state);\n{create}{rest}", columns.replace(key, ""))
+}
+
+/// The name of the partition of delivered messages that begins at this time, without its schema. 15 bytes are added
+/// to the table's.
+#[cfg(feature = "postgres")]
+pub(crate) fn partition_name(table: &TableName, starts_at: DateTime<Utc>) -> String {
+    format!("{}_done{}", table.table(), starts_at.format("%Y%m%d%H"))
+}
+
+#[cfg(feature = "postgres")]
+fn quoted_partition(table: &TableName, name: &str) -> String {
+    format!("\"{}\".\"{name}\"", schema(table))
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) fn create_partition(table: &TableName, partition: &Partition) -> String {
+    let bound = |at: DateTime<Utc>| at.format("%Y-%m-%d %H:%M:%S+00").to_string();
+    format!(
+        "CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ('{}') TO ('{}')",
+        quoted_partition(table, &partition.name),
+        quoted_partition(table, &format!("{}_done_all", table.table())),
+        bound(partition.starts_at),
+        bound(partition.ends_at)
+    )
+}
+
+/// Keeps out who adds delivered messages, and waits for nobody who reads a partition.
+#[cfg(feature = "postgres")]
+pub(crate) fn lock_partitions(table: &TableName) -> String {
+    let all = quoted_partition(table, &format!("{}_done_all", table.table()));
+    format!("LOCK TABLE ONLY {all} IN ACCESS EXCLUSIVE MODE")
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) fn count_partition(table: &TableName, partition: &Partition) -> String {
+    format!("SELECT count(*) FROM {}", quoted_partition(table, &partition.name))
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) fn drop_partition(table: &TableName, partition: &Partition) -> String {
+    format!("DROP TABLE {}", quoted_partition(table, &partition.name))
+}
+
+/// What a fair table has beside the plain one.
+fn create_fair(dialect: Dialect, fairness: &Fairness) -> String {
+    let (file, header) = match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => (include_str!("sql/postgres/create_fair.sql"), "headers ->> 'NAME'"),
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => {
+            (include_str!("sql/sqlite/create_fair.sql"), "json_extract(headers, '$.\"NAME\"')")
+        }
         // refused when the table is declared
         #[cfg(feature = "mysql")]
-        Dialect::MySql => "",
+        Dialect::MySql => ("", ""),
+    };
+    match fairness {
+        Fairness::Key => file.to_owned(),
+        // it is validated: letters, digits and `_.-` only
+        Fairness::Header(name) => {
+            file.replace("coalesce(key,", &format!("coalesce({},", header.replace("NAME", name)))
+        }
     }
 }
 
@@ -144,23 +279,82 @@ pub(crate) fn create(kind: Kind, dialect: Dialect, table: &TableName, declared: 
         let version = format!("{} schema version {VERSION}", kind.template());
         text = text.replace(&version, &format!("{version}, {declared}"));
     }
-    if declared.ordered.is_some() {
-        text.push_str(create_ordered(dialect));
+    #[cfg(feature = "postgres")]
+    if declared.partitioned.is_some() && dialect == Dialect::Postgres {
+        text = partition(&text);
     }
-    name(dialect, table, kind.template(), &text)
+    if declared.ordered.is_some() {
+        text = add_order(dialect, &text);
+    }
+    if let Some(fairness) = declared.lanes() {
+        text.push_str(&create_fair(dialect, fairness));
+    }
+    let text = name(dialect, table, kind.template(), &text);
+    match kind {
+        #[cfg(feature = "postgres")]
+        Kind::Log => name_parts(table, None, &text),
+        _ => text,
+    }
+}
+
+/// The DDL that makes an outbox table that of a group of a log.
+#[cfg(feature = "postgres")]
+pub(crate) fn create_log_group(log: &TableName, group: &TableName) -> String {
+    let text = include_str!("sql/postgres/create_log_group.sql");
+    let text = name(Dialect::Postgres, group, "outbox", text);
+    name_parts(log, Some(group), &name(Dialect::Postgres, log, "log", &text))
+}
+
+/// Undoes what made a group's table.
+#[cfg(feature = "postgres")]
+pub(crate) fn drop_log_group(group: &TableName) -> String {
+    let quoted = quoted(Dialect::Postgres, group);
+    let open = quoted.strip_suffix('"').unwrap_or(&quoted);
+    format!("DROP TABLE IF EXISTS {quoted}, {open}{DEDUP}\"; DROP FUNCTION IF EXISTS {open}_notify\"()")
+}
+
+#[cfg(feature = "postgres")]
+impl LogSql {
+    /// The statements of `group`'s table with those of its log.
+    pub(crate) fn of(log: &TableName, group: &TableName) -> Self {
+        Self::new(Dialect::Postgres, log).map(|text| name_parts(log, Some(group), text))
+    }
+}
+
+/// The parts of a log that are tables stand in its schema; one of them is the table of a group.
+#[cfg(feature = "postgres")]
+fn name_parts(log: &TableName, group: Option<&TableName>, text: &str) -> String {
+    let (schema, bare) = (schema(log), log.table());
+    let qualify = |text: String, part: &str| {
+        text.replace(&format!("\"{bare}_{part}\""), &format!("\"{schema}\".\"{bare}_{part}\""))
+    };
+    let text = ["default", "groups", "ranges"].into_iter().fold(text.to_owned(), qualify);
+    group.map_or(text.clone(), |group| {
+        text.replace(&format!("\"{bare}_group\""), &quoted(Dialect::Postgres, group))
+    })
 }
 
 /// Undoes [`create`]: also the wake-up's function, which would be in the way of creating the table again.
 #[cfg(feature = "migration")]
 pub(crate) fn drop(kind: Kind, dialect: Dialect, table: &TableName) -> String {
     let quoted = quoted(dialect, table);
-    match (kind, dialect) {
+    if kind == Kind::Inbox {
+        return format!("DROP TABLE {quoted}");
+    }
+    let q = quote(dialect);
+    let open = quoted.strip_suffix(q).unwrap_or(&quoted);
+    let tables = format!("DROP TABLE {quoted}; DROP TABLE {open}{DEDUP}{q}");
+    match dialect {
         #[cfg(feature = "postgres")]
-        (Kind::Outbox, Dialect::Postgres) => {
-            let function = quoted.strip_suffix('"').unwrap_or(&quoted);
-            format!("DROP TABLE {quoted}; DROP FUNCTION IF EXISTS {function}_notify\"()")
+        Dialect::Postgres if kind == Kind::Log => {
+            format!(
+                "DROP TABLE {quoted}, {open}_groups\", {open}_ranges\"; DROP FUNCTION IF EXISTS {open}_notify\"()"
+            )
         }
-        _ => format!("DROP TABLE {quoted}"),
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => format!("{tables}; DROP FUNCTION IF EXISTS {open}_notify\"()"),
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        _ => tables,
     }
 }
 
@@ -201,7 +395,7 @@ fn render(dialect: Dialect, table: &TableName, template: &str, text: &str) -> St
 }
 
 /// What identifiers are quoted with.
-fn quote(dialect: Dialect) -> char {
+pub(crate) fn quote(dialect: Dialect) -> char {
     match dialect {
         #[cfg(feature = "mysql")]
         Dialect::MySql => '`',
@@ -215,10 +409,16 @@ fn name(dialect: Dialect, table: &TableName, template: &str, text: &str) -> Stri
     let quoted = quoted(dialect, table);
     let bare = bare(dialect, table);
     let q = quote(dialect);
-    // a function lives in a schema of its own naming, unlike an index, a constraint or a trigger
-    let function = quoted.strip_suffix('"').unwrap_or(&quoted);
-    text.replace(&format!("FUNCTION \"{template}_"), &format!("FUNCTION {function}_"))
-        .replace(&format!("{q}{template}_"), &format!("{q}{bare}_"))
+    // a function, the table of keys and a partition are named with their schema, unlike an index, a constraint or a trigger
+    let open = quoted.strip_suffix(q).unwrap_or(&quoted);
+    let text = text
+        .replace(&format!("FUNCTION \"{template}_"), &format!("FUNCTION {open}_"))
+        .replace(&format!("{q}{template}{DEDUP}{q}"), &format!("{open}{DEDUP}{q}"));
+    #[cfg(feature = "postgres")]
+    let text = PARTITIONS.iter().fold(text, |text, part| {
+        text.replace(&format!("\"{template}_{part}\""), &format!("{open}_{part}\""))
+    });
+    text.replace(&format!("{q}{template}_"), &format!("{q}{bare}_"))
         .replace(&format!("{q}{template}{q}"), &quoted)
 }
 
@@ -267,10 +467,17 @@ mod tests {
             &["create_inbox", "create_outbox", "create_ordered"],
         ]
         .concat();
+        let turns = [FairSql::NAMES, KeysSql::NAMES, &["create_fair"]].concat();
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-        assert_eq!(files("sqlite"), set(&common));
-        assert_eq!(files("postgres"), set(&[&common[..], PostgresSql::NAMES].concat()));
-        let common = [OutboxSql::NAMES, InboxSql::NAMES, &["create_inbox", "create_outbox"]].concat();
+        assert_eq!(files("sqlite"), set(&[&common[..], &turns].concat()));
+        let own = [
+            PostgresSql::NAMES,
+            PartitionedSql::NAMES,
+            LogSql::NAMES,
+            &["create_partitioned", "create_log", "create_log_group"],
+        ]
+        .concat();
+        assert_eq!(files("postgres"), set(&[&common[..], &turns, &own].concat()));
         assert_eq!(files("mysql"), set(&[&common[..], MySqlSql::NAMES].concat()));
     }
 
@@ -286,10 +493,13 @@ mod tests {
             ddl.contains("CREATE TRIGGER \"box_notify\" AFTER INSERT OR UPDATE OF seq ON \"orders\".\"box\"")
         );
         assert!(!ddl.contains("\"outbox"));
+        assert!(ddl.contains("CREATE INDEX IF NOT EXISTS \"box_dedup_expiry\" ON \"orders\".\"box_dedup\""));
         let ddl = create(Kind::Outbox, Dialect::Sqlite, &table, &Declaration::new());
         assert!(ddl.contains("CREATE TABLE \"orders_box\""));
+        assert!(ddl.contains("CREATE TABLE IF NOT EXISTS \"orders_box_dedup\" ("));
         let ddl = create(Kind::Outbox, Dialect::MySql, &table, &Declaration::new());
         assert!(ddl.contains("CREATE TABLE `orders`.`box` ("));
+        assert!(ddl.contains("CREATE TABLE IF NOT EXISTS `orders`.`box_dedup` ("));
         assert!(ddl.contains("KEY `box_agenda` (state, due, topic)"));
     }
 
@@ -300,12 +510,36 @@ mod tests {
         for (dialect, index) in [
             (Dialect::Postgres, "CREATE INDEX \"box_keys\" ON \"orders\".\"box\""),
             (Dialect::Sqlite, "CREATE INDEX \"orders_box_keys\" ON \"orders_box\""),
+            (Dialect::MySql, "KEY `box_keys` (state, `key`, place, seq),\n  CONSTRAINT `box_state`"),
         ] {
             let ddl = create(Kind::Outbox, dialect, &table, &declared);
             assert!(ddl.contains("outbox schema version 1, ordered, a dead letter blocks its key"), "{ddl}");
             assert!(ddl.contains(index), "{ddl}");
-            assert!(!ddl.contains("\"outbox"), "{ddl}");
+            assert!(!ddl.contains("\"outbox") && !ddl.contains("`outbox"), "{ddl}");
         }
+    }
+
+    #[test]
+    fn partitions_have_what_their_table_cannot_have() {
+        let table = TableName::parse("orders.box").expect("name");
+        let declared = Declaration::new().partitioned(outbox_core::PartitionInterval::Day);
+        let ddl = create(Kind::Outbox, Dialect::Postgres, &table, &declared);
+        let (whole, rest) = ddl.split_once(") PARTITION BY LIST (state);\n").expect("partitioned");
+        assert!(!whole.contains("PRIMARY KEY") && !whole.contains("fillfactor"), "{whole}");
+        let pending = "CREATE TABLE \"orders\".\"box_pending\" PARTITION OF \"orders\".\"box\" (CONSTRAINT \"box_pkey\" PRIMARY KEY (id))";
+        assert!(rest.contains(pending) && rest.contains("fillfactor = 45"), "{rest}");
+        assert!(rest.contains("CREATE INDEX \"box_ready\" ON \"orders\".\"box\""), "{rest}");
+        assert!(rest.contains("'outbox schema version 1, partitioned by the day'"), "{rest}");
+        assert!(!ddl.contains("\"outbox"), "{ddl}");
+    }
+
+    #[test]
+    fn names_of_partitions_are_not_cut() {
+        let table = TableName::parse(&"x".repeat(outbox_core::MAX_IDENTIFIER_BYTES)).expect("name");
+        let at = DateTime::from_timestamp(1_795_269_600, 0).expect("time");
+        let name = partition_name(&table, at);
+        assert!(name.ends_with("_done2026112114") && name.len() <= 63, "{name}");
+        assert!(PARTITIONS.iter().all(|part| part.len() < 15));
     }
 
     #[test]

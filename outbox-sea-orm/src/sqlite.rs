@@ -8,9 +8,9 @@ use sea_orm::sea_query::Values;
 use uuid::Uuid;
 
 use crate::dialect::Dialect;
-use crate::repository::{OutboxTable, Table};
+use crate::repository::{Fair, OutboxTable, Table};
 use crate::row::{ClaimedRow, ToDatabase, bury_undecodable, column, from_duration};
-use crate::turns::{keyless_share, next_key};
+use crate::turns::{keyless_share, reached_key, reached_lane};
 
 /// How long a claim loop that finds full batches claims without looking first.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -26,6 +26,8 @@ struct Memory {
     full_since: Option<Instant>,
     /// On an ordered table: the key where the last claim ended.
     key: String,
+    /// On a fair table: the lane where it ended.
+    lane: String,
 }
 
 /// What one look found.
@@ -123,6 +125,9 @@ impl Claiming<'_> {
 
     async fn take(&mut self) -> Result<()> {
         let token = Uuid::new_v4();
+        if let Some(fair) = &self.inner.fair {
+            return self.take_share(fair, token).await;
+        }
         let Some(ordered) = &self.inner.ordered else {
             let rows = self.rows(&self.inner.sql.claim, token, Vec::new()).await?;
             return self.add(rows).await;
@@ -130,8 +135,18 @@ impl Claiming<'_> {
         let share = keyless_share(self.request.limit, token);
         let turn = vec![self.memory.key.as_str().into(), ordered.blocks.into(), share.into()];
         let rows = self.rows(&ordered.sql.claim_ordered, token, turn).await?;
-        if let Some(key) = next_key(&self.memory.key, &rows) {
+        if let Some(key) = reached_key(&self.memory.key, &rows) {
             self.memory.key = key;
+        }
+        self.add(rows).await
+    }
+
+    /// Takes an equal share of each lane.
+    async fn take_share(&mut self, fair: &Fair, token: Uuid) -> Result<()> {
+        let lane = vec![self.memory.lane.as_str().into()];
+        let rows = self.rows(&fair.sql.claim_fair, token, lane).await?;
+        if let Some(lane) = reached_lane(&fair.fairness, &self.memory.lane, &rows) {
+            self.memory.lane = lane;
         }
         self.add(rows).await
     }

@@ -1,5 +1,7 @@
-//! What the databases share of walking over the keys of an ordered table.
+//! What the databases share of walking over the keys of an ordered table, or over the lanes of a fair one.
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use outbox_core::Fairness;
 use uuid::Uuid;
 
 use crate::row::ClaimedRow;
@@ -11,10 +13,19 @@ pub(crate) fn keyless_share(limit: usize, token: Uuid) -> i64 {
     (limit as i64 + chance as i64) / 2
 }
 
-/// The key where a walk ended that began behind `last` and went around; `None` when it took no key. Keys compare by
-/// their bytes here and in the database.
-pub(crate) fn next_key(last: &str, rows: &[ClaimedRow]) -> Option<String> {
-    let keys = || rows.iter().filter_map(ClaimedRow::key);
-    let around = keys().filter(|key| *key <= last).max();
-    around.or_else(|| keys().max()).map(str::to_owned)
+/// The key or lane where a walk ended that began behind `last` and went around; `None` when it took nothing. They compare
+/// by their bytes here and in the database.
+pub(crate) fn reached(last: &str, taken: impl Iterator<Item = String>) -> Option<String> {
+    taken.max_by_key(|name| (name.as_str() <= last, name.clone()))
+}
+
+/// See [`reached`].
+pub(crate) fn reached_key(last: &str, rows: &[ClaimedRow]) -> Option<String> {
+    reached(last, rows.iter().filter_map(ClaimedRow::key).map(str::to_owned))
+}
+
+/// See [`reached`].
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn reached_lane(fairness: &Fairness, last: &str, rows: &[ClaimedRow]) -> Option<String> {
+    reached(last, rows.iter().filter_map(|row| row.lane(fairness)))
 }

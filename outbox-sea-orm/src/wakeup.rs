@@ -43,11 +43,26 @@ mod postgres {
         type Listener = TableListener;
 
         async fn listen(&self) -> Result<Option<TableListener>> {
-            let is_postgres = matches!(&self.db.inner, DatabaseConnectionType::SqlxPostgresPoolConnection(_));
-            if !is_postgres || self.has_shared_pool() {
+            if !self.can_listen() {
                 return Ok(None);
             }
-            Ok(Some(TableListener(Box::new(Sleeper::connect(self.clone()).await?))))
+            let writers = self.table()?.postgres.sql.writers.clone();
+            TableListener::connect(self.clone(), writers).await.map(Some)
+        }
+    }
+
+    impl OutboxTable {
+        /// Whether there is a connection of its own to listen on.
+        pub(crate) fn can_listen(&self) -> bool {
+            let is_postgres = matches!(&self.db.inner, DatabaseConnectionType::SqlxPostgresPoolConnection(_));
+            is_postgres && !self.has_shared_pool()
+        }
+    }
+
+    impl TableListener {
+        /// A listener on the guard and the channel of `table`, for what is told by those whom `writers` finds.
+        pub(crate) async fn connect(table: OutboxTable, writers: String) -> Result<Self> {
+            Ok(Self(Box::new(Sleeper::connect(table, writers).await?)))
         }
     }
 
@@ -88,6 +103,7 @@ mod postgres {
     struct Sleeper {
         listener: PgListener,
         table: OutboxTable,
+        writers_sql: String,
         guard: i64,
         channel: String,
         post: Post,
@@ -112,7 +128,7 @@ mod postgres {
     type Pg<'a> = Query<'a, Postgres, PgArguments>;
 
     impl Sleeper {
-        async fn connect(table: OutboxTable) -> Result<Self> {
+        async fn connect(table: OutboxTable, writers: String) -> Result<Self> {
             let options = (*table.db.get_postgres_connection_pool().connect_options()).clone();
             let failed = |error| from_sqlx("listen", &table.name, error);
             let pool = PgPoolOptions::new()
@@ -133,6 +149,7 @@ mod postgres {
             Ok(Self {
                 listener,
                 table,
+                writers_sql: writers,
                 guard,
                 channel,
                 post: Post::None,
@@ -263,7 +280,7 @@ mod postgres {
         }
 
         async fn read_writers(&mut self) -> Result<HashSet<String>> {
-            let sql = statement(&self.sql()?.writers);
+            let sql = statement(&self.writers_sql);
             let row = self.run(sql).await?;
             let writers: Vec<String> =
                 row.try_get(0).map_err(|error| from_sqlx("listen", &self.table.name, error))?;

@@ -64,6 +64,7 @@ impl<H> fmt::Debug for Case<H> {
 ///
 /// * `repository` needs [`Harness`](crate::Harness),
 /// * `operations` needs [`OperationsHarness`](crate::OperationsHarness) as well,
+/// * `fair` needs [`DeclaredHarness`](crate::DeclaredHarness) as well,
 /// * `ordered` needs [`DeclaredHarness`](crate::DeclaredHarness) as well,
 /// * `processed` needs [`ProcessedHarness`](crate::ProcessedHarness) as well,
 /// * `inspect` needs a repository that is [`Inspect`](outbox_core::Inspect).
@@ -117,6 +118,14 @@ macro_rules! __list {
 
 #[doc(hidden)]
 #[macro_export]
+macro_rules! __names {
+    ($harness:ty, $($module:ident: $($case:ident)+;)+) => {
+        [$( $( ::std::concat!(::std::stringify!($module), "::", ::std::stringify!($case)), )+ )+]
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
 macro_rules! __case {
     ($harness:ty, $module:ident, $case:ident) => {
         $crate::Case::<$harness>::new(
@@ -124,6 +133,14 @@ macro_rules! __case {
             |harness| ::std::boxed::Box::pin($crate::cases::$module::$case(harness)),
         )
     };
+}
+
+/// The names of all cases, whatever a backend can do.
+pub fn case_names() -> Vec<&'static str> {
+    macro_rules! names {
+        ($($part:ident)+) => { [$( &crate::__cases!($part => __names, ())[..] ),+].concat() };
+    }
+    names!(repository operations inspect fair ordered processed)
 }
 
 /// The list of all cases; it stands here and nowhere else.
@@ -151,6 +168,26 @@ macro_rules! __cases {
                 delayed_message_waits_for_its_delay
                 longest_delay_is_kept
                 created_at_is_when_it_was_enqueued;
+            dedup:
+                repeat_in_one_call_is_stored_once
+                repeat_in_one_transaction_is_stored_once
+                repeat_in_another_transaction_is_stored_once
+                transaction_goes_on_after_a_repeat
+                mixed_call_says_which_were_there
+                different_keys_do_not_collide
+                tables_have_keys_of_their_own
+                key_outlives_its_message
+                key_of_a_dead_letter_is_taken
+                expired_key_is_new
+                rolled_back_key_is_free
+                retry_with_the_same_id_is_there_already
+                repeated_id_is_reported_with_a_key_too
+                concurrent_repeat_waits_for_the_first
+                concurrent_repeat_is_first_after_a_rollback
+                opposite_orders_do_not_deadlock
+                many_writers_of_one_key_agree
+                five_thousand_keys_in_one_call
+                impossible_key_is_refused;
             transaction:
                 rolled_back_message_never_exists
                 dropped_transaction_rolls_back
@@ -323,7 +360,10 @@ macro_rules! __cases {
                 dead_letters_have_a_policy_of_their_own
                 prune_is_bounded
                 dry_run_removes_nothing
-                prune_out_of_bounds_is_refused;
+                prune_out_of_bounds_is_refused
+                only_expired_keys_are_pruned
+                pruned_key_is_new
+                key_of_a_discarded_message_is_taken;
         }
     };
     (inspect => $callback:ident, $harness:ty) => {
@@ -338,6 +378,25 @@ macro_rules! __cases {
                 listing_claims_nothing
                 impossible_limit_is_refused
                 foreign_transaction_is_refused;
+        }
+    };
+    (fair => $callback:ident, $harness:ty) => {
+        $crate::$callback! { $harness,
+            fair:
+                quiet_key_is_claimed_within_two_batches
+                tenants_take_turns
+                messages_without_a_key_take_turns_as_one
+                topics_of_a_key_take_turns
+                claim_is_divided_evenly
+                claims_of_one_message_take_turns
+                messages_of_a_claim_come_in_the_order_of_arrival
+                key_keeps_its_order_of_arrival
+                claimed_messages_take_no_turns
+                returning_messages_take_turns
+                unserved_topic_has_no_turn
+                byte_limit_cuts_the_rounds
+                messages_out_of_attempts_keep_nobody_waiting
+                several_loops_share_fairly;
         }
     };
     (ordered => $callback:ident, $harness:ty) => {
@@ -368,6 +427,14 @@ macro_rules! __cases {
                 undecodable_row_follows_the_policy
                 backlog_of_a_key_hides_no_other
                 loop_reaches_every_key
+                blocked_keys_say_what_holds_them
+                free_keys_are_not_listed
+                blocked_keys_come_in_pages
+                long_backlog_is_an_estimate
+                skipped_head_lets_its_key_go_on
+                released_head_comes_first
+                dead_letter_that_holds_nobody_is_no_head
+                blocked_keys_need_order
                 order_and_turns_by_header_are_refused
                 order_survives_any_interleaving;
         }

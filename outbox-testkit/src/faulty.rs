@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, Draft, Error, ErrorKind,
-    FailedAttempt, Finding, Lease, Mark, Marked, MessageId, Moved, Operations, ProcessedStore, Prune,
-    Repository, Result, Settled, Settlement, Stats, Transactions, Wakeup,
+    BlockedPage, BlockedQuery, Claim, ClaimRequest, Context, DeadLetterFilter, DeadLetterPage,
+    DeadLetterQuery, Draft, Error, ErrorKind, FailedAttempt, Finding, Lease, Mark, Marked, MessageId, Moved,
+    Operations, ProcessedStore, Prune, Repository, Result, Settled, Settlement, Stats, Transactions,
+    Unblocked, Wakeup,
 };
 use serde_json::Value;
 use tokio::time::sleep;
@@ -274,6 +275,18 @@ impl<R: Operations> Operations for FaultyRepository<R> {
 
     async fn discard_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
         self.call("discard_matching", self.inner.discard_matching(filter, limit)).await
+    }
+
+    async fn blocked_keys(&self, query: BlockedQuery) -> Result<BlockedPage> {
+        self.call("blocked_keys", self.inner.blocked_keys(query)).await
+    }
+
+    async fn skip_head(&self, key: String, head: MessageId) -> Result<Unblocked> {
+        self.call("skip_head", self.inner.skip_head(key, head)).await
+    }
+
+    async fn release_head(&self, key: String, head: MessageId) -> Result<Unblocked> {
+        self.call("release_head", self.inner.release_head(key, head)).await
     }
 
     async fn history(&self, id: MessageId) -> Result<Vec<FailedAttempt>> {

@@ -1,8 +1,10 @@
 //! What a backend gives the suite to be tested.
 
+use std::env::var_os;
 use std::fmt;
+use std::fs::OpenOptions;
 use std::future::{Future, ready};
-use std::io::{Write, stderr};
+use std::io::{self, Write, stderr};
 use std::time::Duration;
 
 use outbox_core::{
@@ -155,10 +157,18 @@ impl fmt::Display for Skip {
 
 impl std::error::Error for Skip {}
 
-/// One line past the capturing of the test runner, which would hide it for a case that passes.
+/// One line past the capturing of the test runner, which would hide it for a case that passes, and one in the file
+/// that `OUTBOX_TEST_SKIPPED` names, for a summary of several runs.
 pub(crate) fn say_skipped(what: &str) {
-    // a closed standard error is no reason to fail
+    // a closed standard error or a full disk is no reason to fail
     let _ = writeln!(stderr(), "skipped: {what}");
+    let _ = note_skipped(what);
+}
+
+fn note_skipped(what: &str) -> io::Result<()> {
+    let Some(path) = var_os("OUTBOX_TEST_SKIPPED") else { return Ok(()) };
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    file.write_all(format!("{what}\n").as_bytes())
 }
 
 /// What a backend can do beyond the rules that none may bend.
@@ -180,12 +190,38 @@ pub struct Capabilities {
     pub timers: bool,
     /// [`Harness::corrupt`] can break a row in at least one way.
     pub corrupt_rows: bool,
+    /// The id of a dead letter, and of a message that is kept, is taken. False for a storage that remembers the ids
+    /// of messages to be delivered only.
+    pub ended_ids: bool,
+    /// [`Draft::dedup_key`](outbox_core::Draft::dedup_key) is honoured. A storage that cannot refuses such a draft
+    /// ([`refuse_dedup_keys`](outbox_core::refuse_dedup_keys)).
+    pub dedup_keys: bool,
+    /// [`Operations::blocked_keys`](outbox_core::Operations::blocked_keys) and what goes with it work on an ordered table. A
+    /// storage that cannot refuses them as [`Unsupported`](outbox_core::ErrorKind::Unsupported).
+    pub blocked_keys: bool,
+    /// An id that is stored already is noticed. False for a storage that is read by several consumer groups and
+    /// partitioned by time, such as a log: there a repeated id is another message.
+    pub unique_ids: bool,
+    /// What has committed is delivered while a transaction that enqueued before it is still open. False for a storage
+    /// that is read in the order of its numbers, such as a log: there it waits for that transaction.
+    pub overtaking: bool,
 }
 
 impl Capabilities {
     /// Everything.
     pub const fn all() -> Self {
-        Self { hints: true, concurrent_writers: true, exact_order: true, timers: true, corrupt_rows: true }
+        Self {
+            hints: true,
+            concurrent_writers: true,
+            exact_order: true,
+            timers: true,
+            corrupt_rows: true,
+            ended_ids: true,
+            dedup_keys: true,
+            blocked_keys: true,
+            unique_ids: true,
+            overtaking: true,
+        }
     }
 
     /// Nothing beyond the rules.
@@ -196,6 +232,11 @@ impl Capabilities {
             exact_order: false,
             timers: false,
             corrupt_rows: false,
+            ended_ids: false,
+            dedup_keys: false,
+            blocked_keys: false,
+            unique_ids: false,
+            overtaking: false,
         }
     }
 
@@ -203,6 +244,13 @@ impl Capabilities {
     #[must_use]
     pub const fn with_hints(mut self, can: bool) -> Self {
         self.hints = can;
+        self
+    }
+
+    /// Sets [`blocked_keys`](Self::blocked_keys).
+    #[must_use]
+    pub const fn with_blocked_keys(mut self, can: bool) -> Self {
+        self.blocked_keys = can;
         self
     }
 
@@ -227,10 +275,38 @@ impl Capabilities {
         self
     }
 
+    /// Sets [`unique_ids`](Self::unique_ids).
+    #[must_use]
+    pub const fn with_unique_ids(mut self, can: bool) -> Self {
+        self.unique_ids = can;
+        self
+    }
+
+    /// Sets [`overtaking`](Self::overtaking).
+    #[must_use]
+    pub const fn with_overtaking(mut self, can: bool) -> Self {
+        self.overtaking = can;
+        self
+    }
+
     /// Sets [`corrupt_rows`](Self::corrupt_rows).
     #[must_use]
     pub const fn with_corrupt_rows(mut self, can: bool) -> Self {
         self.corrupt_rows = can;
+        self
+    }
+
+    /// Sets [`ended_ids`](Self::ended_ids).
+    #[must_use]
+    pub const fn with_ended_ids(mut self, can: bool) -> Self {
+        self.ended_ids = can;
+        self
+    }
+
+    /// Sets [`dedup_keys`](Self::dedup_keys).
+    #[must_use]
+    pub const fn with_dedup_keys(mut self, can: bool) -> Self {
+        self.dedup_keys = can;
         self
     }
 }

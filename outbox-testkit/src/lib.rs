@@ -19,7 +19,8 @@
 //!
 //! * [`conformance!`] makes a named test of every rule that a backend must keep; a [`Harness`] of some thirty lines
 //!   says how to make an empty table and how to let time pass. The [`mod@cases`] can also be called by hand.
-//! * [`model`] makes random sequences of calls on a backend and on the reference, and compares the answers.
+//! * [`model`] makes random sequences of calls on a backend and on the reference, and compares the answers;
+//!   [`model_declared`] does so on ordered or fair tables.
 //! * [`history`] checks an audit trail that a trigger wrote: a ground truth that is not our own code.
 //! * [`faulty`] wraps a repository so that its calls fail by a seeded plan; [`proxy`] breaks PostgreSQL connections
 //!   at a chosen message.
@@ -48,6 +49,7 @@
 //! | variable | |
 //! |---|---|
 //! | `OUTBOX_TEST_REQUIRE` | backends, separated by commas, that must not be skipped: a missing server is a failure |
+//! | `OUTBOX_TEST_SKIPPED` | a file to which a line is added for each case that is skipped |
 //! | `OUTBOX_TEST_SEED` | repeats random cases and sequences |
 //! | `OUTBOX_TEST_SEQUENCES` | the number of sequences of [`model`] |
 //!
@@ -84,7 +86,7 @@ pub mod secrets;
 pub mod server;
 
 #[cfg(feature = "conformance")]
-pub use conformance::Case;
+pub use conformance::{Case, case_names};
 pub use delivery::{Accepting, Delivery, Failure, Recorder, drain};
 pub use expected::Expected;
 #[cfg(feature = "conformance")]
@@ -93,5 +95,5 @@ pub use harness::{
     Skip,
 };
 #[cfg(feature = "conformance")]
-pub use model::{find_difference, model};
+pub use model::{find_declared_difference, find_difference, model, model_declared};
 pub use rehearsal::Rehearsal;

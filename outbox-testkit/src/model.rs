@@ -13,15 +13,16 @@ mod op;
 
 use std::env::var;
 
+use outbox_core::Declaration;
 use proptest::test_runner::{
     Config, RngAlgorithm, TestCaseError, TestCaseResult, TestError, TestRng, TestRunner,
 };
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 
 use self::compare::Comparison;
 use self::op::Sequence;
 use crate::random::{Random, seed};
-use crate::{Harness, OperationsHarness};
+use crate::{DeclaredHarness, Harness, OperationsHarness, Skip};
 
 /// Compares `n_sequences` random sequences of at most `n_ops` calls with the reference. The environment variable
 /// `OUTBOX_TEST_SEQUENCES` overrides the number of sequences; `OUTBOX_TEST_SEED` repeats a run.
@@ -55,6 +56,20 @@ pub fn model<H: OperationsHarness>(n_sequences: u32, n_ops: usize) {
     }
 }
 
+/// Does the same on tables that are declared so, and on a reference that is.
+///
+/// There the order between keys is open, so no claim is compared exactly. What the backend hands out must be what the
+/// reference may hand out: with every earlier message of its key that is not over with, in order. And a claim that
+/// is not full must have left nothing that could be claimed.
+///
+/// # Panics
+/// As [`model`] does.
+pub fn model_declared<H: DeclaredHarness>(declared: &Declaration, n_sequences: u32, n_ops: usize) {
+    if let Err(difference) = find_declared_difference::<H>(declared, n_sequences, n_ops) {
+        panic!("{difference}");
+    }
+}
+
 /// What [`model`] does, without the panic: the difference with the shortest sequence that shows it.
 ///
 /// # Errors
@@ -63,21 +78,46 @@ pub fn model<H: OperationsHarness>(n_sequences: u32, n_ops: usize) {
 /// # Panics
 /// When the backend cannot be tested although `OUTBOX_TEST_REQUIRE` names it.
 pub fn find_difference<H: OperationsHarness>(n_sequences: u32, n_ops: usize) -> Result<(), String> {
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let exact_order = match runtime.block_on(start::<H>()) {
-        Some(exact_order) => exact_order,
-        None => return Ok(()),
-    };
-    let seed = seed();
-    let mut runner = TestRunner::new_with_rng(config(n_sequences), rng(seed));
-    let strategy = op::sequence(n_ops, exact_order);
-    runner
-        .run(&strategy, |sequence| compare::<H>(&runtime, &sequence))
-        .map_err(|error| report::<H>(error, seed))
+    search(H::start, &Declaration::new(), n_sequences, n_ops)
 }
 
-async fn start<H: Harness>() -> Option<bool> {
-    match H::start().await {
+/// What [`model_declared`] does, without the panic.
+///
+/// # Errors
+/// The difference, for a human reader.
+///
+/// # Panics
+/// When the backend cannot be tested although `OUTBOX_TEST_REQUIRE` names it.
+pub fn find_declared_difference<H: DeclaredHarness>(
+    declared: &Declaration,
+    n_sequences: u32,
+    n_ops: usize,
+) -> Result<(), String> {
+    let start = async || {
+        let plain = H::start().await?;
+        let harness = plain.declared(declared.clone()).await;
+        plain.finish().await;
+        Ok(harness)
+    };
+    search(start, declared, n_sequences, n_ops)
+}
+
+fn search<H: OperationsHarness>(
+    start: impl AsyncFn() -> Result<H, Skip>,
+    declared: &Declaration,
+    n_sequences: u32,
+    n_ops: usize,
+) -> Result<(), String> {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let Some(exact_order) = runtime.block_on(has_exact_order(&start)) else { return Ok(()) };
+    let seed = seed();
+    let mut runner = TestRunner::new_with_rng(config(n_sequences), rng(seed));
+    let compare = |sequence| runtime.block_on(compare(&start, declared, &sequence));
+    runner.run(&op::sequence(n_ops, exact_order), compare).map_err(|error| report::<H>(error, seed))
+}
+
+async fn has_exact_order<H: Harness>(start: &impl AsyncFn() -> Result<H, Skip>) -> Option<bool> {
+    match start().await {
         Ok(harness) => {
             let exact_order = harness.capabilities().exact_order;
             harness.finish().await;
@@ -90,6 +130,18 @@ async fn start<H: Harness>() -> Option<bool> {
     }
 }
 
+async fn compare<H: OperationsHarness>(
+    start: &impl AsyncFn() -> Result<H, Skip>,
+    declared: &Declaration,
+    sequence: &Sequence,
+) -> TestCaseResult {
+    let harness = start().await.map_err(|skip| TestCaseError::reject(skip.to_string()))?;
+    let comparison = Comparison::new(&harness, declared, sequence);
+    comparison.run(sequence).await.map_err(TestCaseError::fail)?;
+    harness.finish().await;
+    Ok(())
+}
+
 fn config(n_sequences: u32) -> Config {
     let named = var("OUTBOX_TEST_SEQUENCES").ok().and_then(|number| number.parse().ok());
     let cases = named.unwrap_or(n_sequences);
@@ -100,15 +152,6 @@ fn rng(seed: u64) -> TestRng {
     let mut random = Random::from_seed(seed);
     let bytes: Vec<u8> = (0..4).flat_map(|_| random.next().to_le_bytes()).collect();
     TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
-}
-
-fn compare<H: OperationsHarness>(runtime: &Runtime, sequence: &Sequence) -> TestCaseResult {
-    runtime.block_on(async {
-        let harness = H::start().await.map_err(|skip| TestCaseError::reject(skip.to_string()))?;
-        Comparison::new(&harness, sequence).run(sequence).await.map_err(TestCaseError::fail)?;
-        harness.finish().await;
-        Ok(())
-    })
 }
 
 fn report<H: Harness>(error: TestError<Sequence>, seed: u64) -> String {

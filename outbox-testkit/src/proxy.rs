@@ -1,8 +1,9 @@
-//! A proxy for the PostgreSQL protocol that breaks connections at a chosen message.
+//! A proxy for the protocols of PostgreSQL and MySQL that breaks connections at a chosen message.
 //!
-//! It knows just enough of the protocol to count the messages that a client sends: a byte of type and four bytes
+//! It knows just enough of them to count the messages that a client sends. PostgreSQL: a byte of type and four bytes
 //! of length, after a first message without the type. Requests for encryption are answered with "no", so clients
-//! must allow plain connections (`sslmode=disable` or `prefer`).
+//! must allow plain connections (`sslmode=disable` or `prefer`). MySQL: three bytes of length, one that counts, and one that is
+//! the command, after a greeting of the server. Clients must not ask for encryption (`ssl-mode=disabled`).
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +21,10 @@ use tokio::time::sleep;
 const SSL_REQUEST: i32 = 80_877_103;
 const GSS_REQUEST: i32 = 80_877_104;
 const MAX_STARTUP: usize = 64 * 1024;
+const COM_QUIT: u8 = 0x01;
+const COM_QUERY: u8 = 0x03;
+const COM_STMT_SEND_LONG_DATA: u8 = 0x18;
+const COM_STMT_CLOSE: u8 = 0x19;
 
 /// Whether the server still gets the message at which a connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,14 +55,26 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on a free port of this host and forwards to `target`.
+    /// Listens on a free port of this host and forwards to the PostgreSQL at `target`.
     ///
     /// # Errors
     /// When no port can be had.
     pub async fn start(target: SocketAddr) -> io::Result<Self> {
+        Self::start_with(Protocol::Postgres, target).await
+    }
+
+    /// As [`start`](Self::start), to the MySQL or MariaDB at `target`.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn start_mysql(target: SocketAddr) -> io::Result<Self> {
+        Self::start_with(Protocol::MySql, target).await
+    }
+
+    async fn start_with(protocol: Protocol, target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let control = Arc::new(Control::new(target));
+        let control = Arc::new(Control::new(protocol, target));
         let accepting = tokio::spawn(accept(listener, Arc::clone(&control)));
         Ok(Self { address, control, accepting })
     }
@@ -126,8 +143,15 @@ impl Drop for Proxy {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Protocol {
+    Postgres,
+    MySql,
+}
+
 #[derive(Debug)]
 struct Control {
+    protocol: Protocol,
     plan: Mutex<Plan>,
     is_open: watch::Sender<bool>,
     /// Connections of an older generation are closed.
@@ -151,10 +175,11 @@ enum Trigger {
 }
 
 impl Control {
-    fn new(target: SocketAddr) -> Self {
+    fn new(protocol: Protocol, target: SocketAddr) -> Self {
         let plan =
             Plan { target, cut: None, delay: Duration::ZERO, n_messages: 0, n_connections: 0, n_cuts: 0 };
-        Self { plan: Mutex::new(plan), is_open: watch::Sender::new(true), generation: watch::Sender::new(0) }
+        let (is_open, generation) = (watch::Sender::new(true), watch::Sender::new(0));
+        Self { protocol, plan: Mutex::new(plan), is_open, generation }
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
@@ -215,7 +240,10 @@ async fn accept(listener: TcpListener, control: Arc<Control>) {
 async fn serve(mut client: TcpStream, control: &Control) -> io::Result<()> {
     client.set_nodelay(true)?;
     let target = control.plan().connected();
-    let startup = read_startup(&mut client).await?;
+    let startup = match control.protocol {
+        Protocol::Postgres => Some(read_startup(&mut client).await?),
+        Protocol::MySql => None,
+    };
     let server = TcpStream::connect(target).await?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
@@ -261,12 +289,24 @@ struct Forth<'a> {
 }
 
 impl Forth<'_> {
-    async fn forward(mut self, startup: Frame) -> io::Result<()> {
-        self.send(&startup, false).await?;
+    async fn forward(mut self, startup: Option<Frame>) -> io::Result<()> {
+        if let Some(startup) = startup {
+            self.send(&startup, false).await?;
+        }
         let mut has_prepared = false;
         loop {
-            let frame = read_frame(&mut self.from).await?;
-            let is_commit = frame.commits(&mut has_prepared);
+            let (frame, is_commit) = match self.control.protocol {
+                Protocol::Postgres => {
+                    let frame = read_frame(&mut self.from).await?;
+                    let is_commit = frame.commits(&mut has_prepared);
+                    (frame, is_commit)
+                }
+                Protocol::MySql => {
+                    let frame = read_packet(&mut self.from).await?;
+                    let is_commit = frame.commits_on_mysql();
+                    (frame, is_commit)
+                }
+            };
             self.send(&frame, is_commit).await?;
         }
     }
@@ -315,12 +355,22 @@ impl Frame {
         }
     }
 
+    /// The same of MySQL, where a commit is never prepared.
+    fn commits_on_mysql(&self) -> bool {
+        self.bytes.get(4) == Some(&COM_QUERY) && self.bytes.get(5..).is_some_and(is_commit)
+    }
+
     /// Whether the `n`-th string of the message is COMMIT.
     fn says_commit(&self, n: usize) -> bool {
         let text = self.bytes.get(5..).and_then(|body| body.split(|byte| *byte == 0).nth(n));
-        let text = text.map(<[u8]>::trim_ascii).map(|text| text.strip_suffix(b";").unwrap_or(text));
-        text.is_some_and(|text| text.trim_ascii().eq_ignore_ascii_case(b"COMMIT"))
+        text.is_some_and(is_commit)
     }
+}
+
+fn is_commit(text: &[u8]) -> bool {
+    let text = text.trim_ascii();
+    let text = text.strip_suffix(b";").unwrap_or(text);
+    text.trim_ascii().eq_ignore_ascii_case(b"COMMIT")
 }
 
 /// The first message that is no request for encryption.
@@ -348,6 +398,18 @@ async fn read_frame(from: &mut OwnedReadHalf) -> io::Result<Frame> {
     bytes.extend(length.to_be_bytes());
     read_more(from, &mut bytes, rest.ok_or(io::ErrorKind::InvalidData)?).await?;
     Ok(Frame { bytes, is_answered: matches!(tag, b'Q' | b'S' | b'p' | b'F') })
+}
+
+/// A packet of MySQL: a command, or a part of the conversation about who the client is.
+async fn read_packet(from: &mut OwnedReadHalf) -> io::Result<Frame> {
+    let mut bytes = vec![0; 4];
+    from.read_exact(&mut bytes).await?;
+    let rest = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], 0]) as usize;
+    let is_first = bytes[3] == 0;
+    read_more(from, &mut bytes, rest).await?;
+    let is_answered =
+        !(is_first && matches!(bytes.get(4), Some(&(COM_QUIT | COM_STMT_SEND_LONG_DATA | COM_STMT_CLOSE))));
+    Ok(Frame { bytes, is_answered })
 }
 
 async fn read_more(from: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>, n: usize) -> io::Result<()> {
@@ -506,5 +568,50 @@ mod tests {
         query(&mut client, "SELECT 3").await.expect("answer");
         assert!(started.elapsed() >= Duration::from_millis(60));
         assert!(other.saw("SELECT 3") && !one.saw("SELECT 3"));
+    }
+
+    /// Greets, and answers every command that wants an answer; notes the commands.
+    async fn mysql_session(socket: TcpStream, noted: Arc<Mutex<Vec<String>>>) -> io::Result<()> {
+        let (mut from, mut to) = socket.into_split();
+        to.write_all(b"Z").await?;
+        loop {
+            let frame = read_packet(&mut from).await?;
+            noted.lock().expect("notes").push(String::from_utf8_lossy(&frame.bytes[4..]).into_owned());
+            if frame.is_answered {
+                to.write_all(b"Z").await?;
+            }
+        }
+    }
+
+    async fn command(client: &mut TcpStream, code: u8, text: &str) -> io::Result<()> {
+        let length = u32::try_from(text.len() + 1).expect("short").to_le_bytes();
+        client.write_all(&[&length[..3], &[0, code], text.as_bytes()].concat()).await
+    }
+
+    #[tokio::test]
+    async fn commit_of_mysql_is_cut_before_or_after_it_reaches_the_server() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let target = listener.local_addr().expect("an address");
+        let queries = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&queries);
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(mysql_session(socket, Arc::clone(&noted)));
+            }
+        });
+        let proxy = Proxy::start_mysql(target).await.expect("proxy");
+        for (cut, n_commits) in [(Cut::Before, 0), (Cut::After, 1)] {
+            let mut client = TcpStream::connect(proxy.address()).await.expect("connect");
+            assert_eq!(client.read_u8().await.expect("greeting"), b'Z');
+            proxy.cut_on_commit(cut);
+            command(&mut client, COM_STMT_CLOSE, "COMMIT").await.expect("no answer");
+            command(&mut client, COM_QUERY, "SELECT 'commit'").await.expect("sent");
+            assert_eq!(client.read_u8().await.expect("answer"), b'Z');
+            command(&mut client, COM_QUERY, "COMMIT").await.expect("sent");
+            client.read_u8().await.expect_err("the connection is cut");
+            let n = queries.lock().expect("notes").iter().filter(|text| *text == "\u{3}COMMIT").count();
+            assert_eq!(n, n_commits, "{cut:?}");
+        }
+        assert_eq!((proxy.n_messages(), proxy.n_cuts()), (6, 2));
     }
 }

@@ -50,7 +50,7 @@ async fn mysql_can_be_stopped_and_restarted() {
     let Ok(server) = private(Settings::for_mysql_tests()).await else {
         return;
     };
-    assert_eq!((server.engine(), server.origin()), (Engine::MySql, Origin::Local));
+    assert_eq!(server.engine(), Engine::MySql);
     for mode in [StopMode::Fast, StopMode::Immediate, StopMode::Kill] {
         server.stop(mode).await.expect("stops");
         assert!(!is_listening(server.url()), "{mode:?}");
@@ -95,11 +95,12 @@ async fn settings_reach_a_private_server() {
     let Ok(server) = private(settings).await else {
         return;
     };
-    assert_eq!(server.origin(), Origin::Local);
     check(server.url(), "SHOW work_mem", "7MB");
     check(server.url(), "SHOW wal_level", "logical");
     check(server.url(), "SHOW max_prepared_transactions", "20");
-    check(server.url(), "SHOW listen_addresses", "127.0.0.1");
+    if server.origin() == Origin::Local {
+        check(server.url(), "SHOW listen_addresses", "127.0.0.1");
+    }
 }
 
 #[tokio::test]
@@ -163,11 +164,11 @@ async fn a_setting_the_server_refuses_is_named_in_the_error() {
 }
 
 #[tokio::test]
-async fn only_a_private_server_can_be_stopped() {
+async fn a_server_by_url_cannot_be_stopped() {
     let Ok(server) = postgres().await else {
         return;
     };
-    if server.origin() != Origin::Local {
+    if server.origin() == Origin::Url {
         let refused = server.stop(StopMode::Fast).await;
         assert!(matches!(refused, Err(ControlError::NotPrivate(_))));
     }
@@ -178,7 +179,8 @@ async fn debug_output_hides_the_password() {
     let Ok(server) = private(Settings::for_tests()).await else {
         return;
     };
-    assert_eq!(format!("{server:?}"), "Server { engine: Postgres, origin: Local, .. }");
+    let shown = format!("Server {{ engine: Postgres, origin: {:?}, .. }}", server.origin());
+    assert_eq!(format!("{server:?}"), shown);
 }
 
 /// This test binary, run again as a child that starts a server, prints its URL and waits to be killed.

@@ -7,14 +7,15 @@ use outbox_testkit::server::{Engine, required};
 use crate::{
     cargo::{cargo, output, run, succeeds},
     report::{Outcome, Report},
+    skipped::Skipped,
 };
 
 const STEP: &str = "tests in a container";
 
 /// Without an engine or an image it is left out, or fails where `OUTBOX_TEST_REQUIRE` names `container`.
-pub(crate) fn suite(report: &mut Report) {
+pub(crate) fn suite(report: &mut Report, skipped: &Skipped) {
     match obstacle(Engine::Postgres) {
-        None => report.step(STEP, tests),
+        None => report.step(STEP, || tests(skipped)),
         Some(reason) if required("container") => report.step(STEP, || Err(reason)),
         Some(reason) => report.leave_out(STEP, reason),
     }
@@ -45,12 +46,12 @@ fn image(engine: Engine) -> String {
 /// For the whole workspace, so that nothing is compiled again; the filter keeps the rest out.
 const TESTS: [&str; 6] = ["test", "--workspace", "--all-features", "--test", "it", "postgres"];
 
-fn tests() -> Outcome {
+fn tests(skipped: &Skipped) -> Outcome {
     let listed = output(cargo(&TESTS).args(["--", "--list"]))?;
     if !listed.lines().any(|line| line.ends_with(": test")) {
         return Err("no test of a target `it` has `postgres` in its name".to_owned());
     }
     let mut tests = cargo(&TESTS);
     tests.env_remove("OUTBOX_TEST_POSTGRES_URL").env("OUTBOX_TEST_SERVER", "container");
-    run(tests.env("OUTBOX_TEST_REQUIRE", "postgres"))
+    run(skipped.hear(&mut tests).env("OUTBOX_TEST_REQUIRE", "postgres"))
 }

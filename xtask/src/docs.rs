@@ -74,8 +74,8 @@ fn missing(text: &str, sources: &[Source]) -> Vec<String> {
     names(text).filter(|name| !exists(name, sources)).map(str::to_owned).collect()
 }
 
-/// Settings of PostgreSQL that read like sentences.
-const SETTINGS: [&str; 1] = ["idle_in_transaction_session_timeout"];
+/// Settings of servers that read like sentences.
+const SETTINGS: [&str; 2] = ["idle_in_transaction_session_timeout", "innodb_flush_log_at_trx_commit"];
 
 #[test]
 fn every_test_that_the_documents_name_exists() {

@@ -18,6 +18,7 @@ const EXAMPLES: &[&str] = &[
     "axum_service",
     "custom_backend",
     "observability",
+    "fan_out",
 ];
 
 /// Built with the flags of the test run, which has compiled all of it already: `cargo run -p` would resolve

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask check`, `lint`, `test` and `budget`.
+//! The project's own commands: `cargo xtask check`, `lint`, `test`, `matrix` and `budget`.
 
 mod boundaries;
 mod budget;
@@ -8,7 +8,9 @@ mod container;
 #[cfg(test)]
 mod docs;
 mod examples;
+mod matrix;
 mod report;
+mod skipped;
 mod test;
 
 use std::{env::args, process::ExitCode};
@@ -20,14 +22,18 @@ usage: cargo xtask COMMAND
   check   format, clippy, tests that need no server, documentation
   lint    the same without the tests
   test    everything that CI runs; finds or starts PostgreSQL and MariaDB by itself
+  matrix [--write] [NAME…]
+          the tests of the storages on each version of each server, in containers; --write puts the table into docs/storage.md
   budget  how many crates we add to a user's build";
 
 fn main() -> ExitCode {
     let mut report = Report::new();
+    let arguments: Vec<String> = args().skip(2).collect();
     let begun = match args().nth(1).as_deref() {
         Some("check") => check::check(&mut report),
         Some("lint") => check::lint(&mut report),
         Some("test") => test::test(&mut report),
+        Some("matrix") => matrix::matrix(&mut report, &arguments),
         Some("budget") => budget::budget(&mut report),
         _ => Err(USAGE.to_owned()),
     };

@@ -11,6 +11,7 @@ pub(crate) type Outcome = Result<(), String>;
 
 pub(crate) struct Report {
     lines: Vec<Line>,
+    notes: Vec<String>,
 }
 
 struct Line {
@@ -27,7 +28,7 @@ enum End {
 
 impl Report {
     pub(crate) fn new() -> Self {
-        Self { lines: Vec::new() }
+        Self { lines: Vec::new(), notes: Vec::new() }
     }
 
     /// Runs a step. A failed one does not keep the next from running.
@@ -50,10 +51,16 @@ impl Report {
         self.lines.push(Line { step, took: Duration::ZERO, end: End::LeftOut(reason) });
     }
 
+    /// Adds a line to the summary.
+    pub(crate) fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
     /// Prints the summary.
     pub(crate) fn finish(self) -> ExitCode {
         println!("== summary");
         self.lines.iter().for_each(Line::print);
+        self.notes.iter().for_each(|note| println!("{note}"));
         if self.lines.iter().any(|line| matches!(line.end, End::Failed(_))) {
             return ExitCode::FAILURE;
         }

@@ -12,6 +12,7 @@ use crate::{
     cargo::{cargo, run},
     container, examples,
     report::{Outcome, Report},
+    skipped::Skipped,
 };
 
 /// Fails before the first step where a server is missing.
@@ -25,17 +26,19 @@ pub(crate) fn test(report: &mut Report) -> Outcome {
     }
     report.step("boundaries", boundaries::check);
     report.step("budget", budget::check);
-    report.step("tests", || suite(&servers));
-    container::suite(report);
+    let skipped = Skipped::begin();
+    report.step("tests", || suite(&servers, &skipped));
+    container::suite(report, &skipped);
     report.step("examples", examples::run_all);
+    skipped.tell(report);
     Ok(())
 }
 
-fn suite(servers: &[Server]) -> Outcome {
+fn suite(servers: &[Server], skipped: &Skipped) -> Outcome {
     let mut tests = cargo(&["test", "--workspace", "--all-features", "--no-fail-fast"]);
     tests.env_remove("OUTBOX_TEST_SERVER");
     servers.iter().for_each(|server| server.announce(&mut tests));
-    run(tests.env("OUTBOX_TEST_REQUIRE", requirements()))
+    run(skipped.hear(&mut tests).env("OUTBOX_TEST_REQUIRE", requirements()))
 }
 
 /// What was required of us, and what we have just seen to be there.

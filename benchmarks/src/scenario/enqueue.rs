@@ -46,7 +46,7 @@ pub(crate) async fn batch(site: &Site, options: &Options) -> Result<Line> {
 
 fn compared(line: Line, site: &Site, floor: &Rounds, ours: &Rounds, per_call: f64) -> Line {
     let line = line.compare(floor, ours);
-    if site.kind() == Kind::Sqlite {
+    if site.kind() != Kind::Postgres {
         return line;
     }
     let ratio = ours.ratio_to(floor);

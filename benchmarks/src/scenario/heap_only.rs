@@ -13,8 +13,8 @@ use crate::side::{Side, fill};
 use crate::site::{BENCH, Site};
 
 /// Sessions report their counts after a pause of up to ten seconds.
-const N_LOOKS: u32 = 150;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+pub(super) const N_LOOKS: u32 = 150;
+pub(super) const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(site: &Site, options: &Options) -> Result<Line> {
     let n_messages = options.n_messages(100_000);

@@ -14,10 +14,10 @@ use crate::side::{Round, Side, drained, interleave};
 use crate::site::{BENCH, Site};
 
 /// A snapshot in the same database.
-struct Snapshot(PgConnection);
+pub(super) struct Snapshot(PgConnection);
 
 impl Snapshot {
-    async fn take(site: &Site) -> Result<Self> {
+    pub(super) async fn take(site: &Site) -> Result<Self> {
         let mut session = site.postgres()?.connect(BENCH).await?;
         raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class")
             .execute(&mut session)
@@ -25,7 +25,7 @@ impl Snapshot {
         Ok(Self(session))
     }
 
-    async fn release(mut self) -> Result<()> {
+    pub(super) async fn release(mut self) -> Result<()> {
         raw_sql("ROLLBACK").execute(&mut self.0).await?;
         Ok(())
     }

@@ -68,6 +68,7 @@ async fn count(site: &Site) -> Result<u64> {
     match site {
         Site::Postgres(site) => site.statements(FOREIGN).await,
         Site::Sqlite(_) => Ok(statements::counted()),
+        Site::MySql(site) => Ok(site.counters().await?.statements),
     }
 }
 
@@ -82,7 +83,7 @@ pub(crate) fn line(site: &Site, figures: &Figures) -> Line {
         .with("client_cpu_ms_per_minute", rounded(per_minute_ms(figures)));
     match site.kind() {
         Kind::Postgres => line.exact_gate("statements per idle minute", figures.per_minute, GATE),
-        Kind::Sqlite => line,
+        Kind::Sqlite | Kind::MySql => line,
     }
 }
 

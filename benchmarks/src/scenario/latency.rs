@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::clock::nanos;
 use crate::deliveries::{Arrival, Deliveries, n_duplicates, since_begin, since_commit};
 use crate::error::{Error, Result};
-use crate::floor::{Floor, PostgresFloor, SqliteFloor, postgres, sqlite};
+use crate::floor::{Floor, MySqlFloor, PostgresFloor, SqliteFloor, mysql, postgres, sqlite};
 use crate::load::{BATCH, TOPIC, stamped};
 use crate::options::Options;
 use crate::ours::{Ours, recording};
@@ -52,7 +52,7 @@ fn line(site: &Site, floor: &Samples, ours: &Samples) -> Line {
         .figure("p50_from_begin_to_floor_from_commit", strict);
     match site.kind() {
         Kind::Postgres => line.gate("p50 / floor, both from begin", ratio, Bound::AtMost(1.5)),
-        Kind::Sqlite => line,
+        Kind::Sqlite | Kind::MySql => line,
     }
 }
 
@@ -147,6 +147,7 @@ async fn floor_round(site: &Site, n_messages: u64) -> Result<Sample> {
     let sample = match &floor {
         Floor::Postgres(floor) => postgres_round(floor, n_messages).await?,
         Floor::Sqlite(floor) => sqlite_round(floor, n_messages).await?,
+        Floor::MySql(floor) => mysql_round(floor, n_messages).await?,
     };
     floor.remove().await?;
     Ok(sample)
@@ -204,6 +205,36 @@ async fn sqlite_round(floor: &SqliteFloor, n_messages: u64) -> Result<Sample> {
         let draft = stamped(TOPIC, number, nanos());
         let mut transaction = floor.producers().begin().await?;
         sqlite::insert_one(&mut transaction, &draft).await?;
+        let commit = nanos();
+        transaction.commit().await?;
+        committed.notify_one();
+        Ok(commit)
+    });
+    let (arrivals, commits) = tokio::try_join!(consume, produce)?;
+    Ok(Sample { arrivals, commits })
+}
+
+/// Nor has MySQL.
+async fn mysql_round(floor: &MySqlFloor, n_messages: u64) -> Result<Sample> {
+    let committed = Notify::new();
+    let mut consumer = floor.pool().acquire().await?;
+    let consume = async {
+        let (mut arrivals, mut mark) = (Vec::new(), 0);
+        while (arrivals.len() as u64) < n_messages {
+            committed.notified().await;
+            let token = Uuid::new_v4();
+            let messages = mysql::claim(&mut consumer, BATCH, token, mark).await?;
+            arrivals.extend(messages.iter().filter_map(|message| Arrival::of(&message.4)));
+            let (Some(first), Some(last)) = (messages.first(), messages.last()) else { continue };
+            mark = last.0;
+            mysql::done(&mut consumer, [first.0, mark], token).await?;
+        }
+        Ok::<_, Error>(arrivals)
+    };
+    let produce = paced(n_messages, PER_SECOND, async |number| {
+        let draft = stamped(TOPIC, number, nanos());
+        let mut transaction = floor.pool().begin().await?;
+        mysql::insert_one(&mut transaction, &draft).await?;
         let commit = nanos();
         transaction.commit().await?;
         committed.notify_one();

@@ -57,14 +57,14 @@ impl Profile {
     pub(super) async fn begin(site: &Site) -> Result<()> {
         match site {
             Site::Postgres(site) => site.forget_statements(BENCH).await,
-            Site::Sqlite(_) => Ok(()),
+            Site::Sqlite(_) | Site::MySql(_) => Ok(()),
         }
     }
 
     pub(super) async fn end(site: &Site) -> Result<Self> {
         match site {
             Site::Postgres(site) => Ok(Self(site.executed(BENCH).await?)),
-            Site::Sqlite(_) => Ok(Self::default()),
+            Site::Sqlite(_) | Site::MySql(_) => Ok(Self::default()),
         }
     }
 

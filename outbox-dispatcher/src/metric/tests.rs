@@ -35,6 +35,7 @@ fn each_event(mut tell: impl FnMut(&Event<'_>)) {
     let (storage, second) = (Error::new(ErrorKind::Timeout, "claim"), Duration::from_secs(1));
     for event in [
         Event::Claimed { n_messages: 1, n_dead: 0, recovered: false },
+        Event::Started { id, topic, attempt },
         Event::Handled { id, topic, attempt, outcome: "ok", took: second, age: second },
         Event::Delivered { id, topic, attempt },
         Event::Retried { id, topic, attempt, after: second, error },
@@ -42,8 +43,8 @@ fn each_event(mut tell: impl FnMut(&Event<'_>)) {
         Event::Released { id, topic },
         Event::LeaseLost { id, topic, attempt },
         Event::Unconfirmed { id, topic, attempt },
-        Event::Paused { pause: second, error },
-        Event::Resumed,
+        Event::Paused { topic, pause: second, error, n_paused: 1 },
+        Event::Resumed { topic, n_paused: 0 },
         Event::StorageUnavailable { operation: "claim", error: &storage },
         Event::StorageRecovered { operation: "claim" },
         Event::WakeupReady { again: false },
@@ -91,7 +92,7 @@ fn the_page_has_every_metric() {
             vec![
                 format!("`{}`", metric.prometheus_name()),
                 format!("`{}`", metric.name),
-                format!("{:?}", metric.kind).to_lowercase(),
+                metric.kind.name().to_owned(),
                 or_none(metric.unit),
                 or_none(&labels.join(" ")),
                 metric.description.to_owned(),

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use outbox_core::{Draft, ErrorKind, HandlerErrorKind};
-use outbox_dispatcher::{Config, Dispatcher, HandlerError, Router};
+use outbox_dispatcher::{Config, Dispatcher, HandlerError, Limit, Message, Router};
 use tokio::time::sleep;
 
 use crate::support::*;
@@ -145,6 +145,54 @@ async fn a_pause_in_drain_once_ends_it() {
     let router = calls.answering(|_| Err(HandlerError::unavailable("gone")));
     let report = Dispatcher::new(store.clone(), router).drain_once().await.expect("report");
     assert_eq!((report.n_released, store.n_left().await), (report.n_claimed, 50));
+    assert_eq!(store.elapsed(), milliseconds(0));
+}
+
+/// The handler of `away` finds nobody; `t` records.
+fn half_away(calls: &Calls) -> Router {
+    calls.answering(fine).on("away", async |_: Message| Err(HandlerError::unavailable("gone")))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_with_a_limit_pauses_alone() {
+    let (store, calls) = (Store::new().with_hints(), Calls::new());
+    let config = config().with_limit(Limit::new(["away"]).with_concurrency(4));
+    let running = start(&store, half_away(&calls), config);
+    store.enqueue_n("away", 500).await;
+    for n in 1..=60 {
+        store.enqueue_n("t", 1).await;
+        sleep(seconds(1)).await;
+        assert_eq!(calls.n(), n, "the other topic is delivered at once");
+    }
+    assert_eq!(store.n_left().await, 500);
+    let n_pauses = running.events.matching("paused").len();
+    assert!((5..=8).contains(&n_pauses), "{n_pauses} pauses of 1, 2, 4 … s in a minute");
+    let report = running.stop().await;
+    assert_eq!((report.n_done, report.n_retried, report.n_dead), (60, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_with_a_limit_goes_on_while_the_others_pause() {
+    let (store, calls) = (Store::new().with_hints(), Calls::new());
+    let config = config().with_limit(Limit::new(["t"]).with_concurrency(4));
+    let running = start(&store, half_away(&calls), config);
+    store.enqueue_n("away", 50).await;
+    sleep(seconds(30)).await;
+    store.enqueue_n("t", 100).await;
+    until(|| calls.n() == 100).await;
+    assert!(store.elapsed() < seconds(31), "{:?}", store.elapsed());
+    assert_eq!(running.stop().await.n_done, 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn drain_once_works_off_what_does_not_pause() {
+    let (store, calls) = (Store::new(), Calls::new());
+    store.enqueue_n("away", 50).await;
+    store.enqueue_n("t", 500).await;
+    let config = config().with_limit(Limit::new(["away"]).with_concurrency(4));
+    let dispatcher = Dispatcher::new(store.clone(), half_away(&calls)).with_config(config).expect("config");
+    let report = dispatcher.drain_once().await.expect("report");
+    assert_eq!((report.n_done, store.n_left().await), (500, 50));
     assert_eq!(store.elapsed(), milliseconds(0));
 }
 

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use outbox_core::{Draft, ErrorKind};
-use outbox_dispatcher::{Batching, HandlerError, Message, Router};
+use outbox_dispatcher::{Batching, HandlerError, Limit, Message, Router};
 use tokio::time::sleep;
 
 use crate::support::*;
@@ -47,6 +47,32 @@ async fn messages_of_a_key_run_one_after_another_and_keys_side_by_side() {
     assert_eq!((payloads(&calls, "a"), payloads(&calls, "b")), (of("a", 20), of("b", 20)));
     sleep(milliseconds(50)).await;
     assert_eq!(running.stop().await.n_done, 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_releases_the_runs_of_its_topics_and_no_other() {
+    let (store, calls) = (Store::new().ordered(), Calls::new());
+    let half_away = |n: usize, key: &str| Draft::new("half away", format!("{key}{n}")).key(key);
+    store.enqueue((0..5).flat_map(|n| [half_away(n, "c"), half_away(n, "d")])).await;
+    enqueue(&store, 20).await;
+    let seen = calls.clone();
+    let router = calls.taking(milliseconds(10)).on("half away", async move |message: Message| {
+        seen.record(&message);
+        if message.payload.starts_with(b"d") {
+            return Err(HandlerError::unavailable("gone"));
+        }
+        sleep(milliseconds(55)).await;
+        Ok(())
+    });
+    let limit = Limit::new(["half away"]).with_concurrency(10);
+    let running = start(&store, router, config().with_limit(limit));
+    until(|| payloads(&calls, "a").len() + payloads(&calls, "b").len() == 40).await;
+    assert!(store.elapsed() < milliseconds(250), "the other keys go on: {:?}", store.elapsed());
+    assert_eq!((payloads(&calls, "a"), payloads(&calls, "b")), (of("a", 20), of("b", 20)));
+    assert_eq!((payloads(&calls, "c"), payloads(&calls, "d")), (of("c", 1), of("d", 1)), "what runs may end");
+    sleep(milliseconds(50)).await;
+    let report = running.stop().await;
+    assert_eq!((report.n_done, report.n_released), (41, 4 + 5));
 }
 
 #[tokio::test(start_paused = true)]

@@ -320,7 +320,7 @@ impl Observer for Events {
     fn on(&self, event: &Event<'_>) {
         Sentinel.look(&format!("{event:?}"));
         let text = match event {
-            Event::Handled { .. } => return,
+            Event::Started { .. } | Event::Handled { .. } => return,
             Event::Claimed { n_messages, n_dead, .. } => format!("claimed {n_messages}, dead {n_dead}"),
             Event::Delivered { attempt, .. } => format!("delivered {attempt}"),
             Event::Retried { attempt, after, error, .. } => {
@@ -331,7 +331,7 @@ impl Observer for Events {
             Event::LeaseLost { .. } => "lease lost".into(),
             Event::Unconfirmed { .. } => "unconfirmed".into(),
             Event::Paused { pause, error, .. } => format!("paused {pause:?}: {error}"),
-            Event::Resumed => "resumed".into(),
+            Event::Resumed { .. } => "resumed".into(),
             Event::StorageUnavailable { operation, .. } => format!("{operation} fails"),
             Event::StorageRecovered { operation, .. } => format!("{operation} works"),
             Event::WakeupReady { again, .. } => format!("wake-up ready {again}"),

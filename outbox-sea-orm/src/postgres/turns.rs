@@ -1,16 +1,83 @@
-//! Claims on an ordered table: no marks, but a walk from key to key that goes on where the last one ended.
+//! Claims on an ordered table: in the order of the numbers while that gives full batches, and by a walk from key to key,
+//! which goes on where the last one ended and finds what the others leave out.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use outbox_core::Result;
+use sea_orm::QueryResult;
+use uuid::Uuid;
 
-use super::{Claiming, LOOK_INTERVAL, PROMOTE_LIMIT, Rest, micros, token};
+use super::{Claiming, LOOK_INTERVAL, Marks, PROMOTE_LIMIT, Rest, micros};
 use crate::repository::Ordered;
-use crate::row::column;
-use crate::turns::{keyless_share, next_key};
+use crate::row::{ClaimedRow, column};
+use crate::turns::{keyless_share, reached_key};
 
 /// How long after a walk that found expired leases and could recover none: what is before them is not done yet.
 const BLOCKED_PAUSE: Duration = Duration::from_secs(1);
+
+/// One claim in so many is a walk, however well the others do.
+const MOST_FRONTS: u32 = 15;
+/// So many walks follow at the most on a claim by number that found less than half a batch.
+const MOST_WALKS: u32 = 16;
+/// A key that took more than this part of a batch makes the next claim a walk: a long backlog keeps nobody waiting.
+const FAIR_PART: i64 = 8;
+/// A claim by number reads so many rows at the most, in batches, as `claim_front.sql` says.
+const MAX_BATCHES: i64 = 16;
+
+/// What a loop remembers of its claims in the order of the numbers.
+#[derive(Debug, Default)]
+pub(super) struct Front {
+    /// Nothing at or below it is ready or claimed, unless it was parked or dead before.
+    floor: i64,
+    /// How far above the lowest number that was ready or claimed the last claim got.
+    reach: i64,
+    /// How many walks come before the next claim by number.
+    n_walks: u32,
+    /// How many walks follow when the next claim by number fails.
+    penalty: u32,
+    n_fronts: u32,
+    looked_at: Option<Instant>,
+}
+
+impl Front {
+    /// `rows` are what a claim took, in order; `lowest` was the lowest number that was ready or claimed, and nothing can
+    /// appear below it up to the horizon.
+    fn claimed(&mut self, rows: &[ClaimedRow], lowest: i64, horizon: i64, limit: i64) {
+        self.floor = self.floor.max(horizon.min(lowest - 1));
+        let highest = rows.last().map_or(lowest, ClaimedRow::locator);
+        let longest = longest_run(rows) as i64;
+        self.reach = highest - lowest;
+        self.n_fronts += 1;
+        match rows.len() as i64 * 2 >= limit {
+            true => self.penalty = 0,
+            false => self.failed(),
+        }
+        if longest * FAIR_PART > limit || self.n_fronts.is_multiple_of(MOST_FRONTS) {
+            self.n_walks = self.n_walks.max(1);
+        }
+    }
+
+    fn failed(&mut self) {
+        self.penalty = (self.penalty * 2).clamp(1, MOST_WALKS);
+        self.n_walks = self.penalty;
+    }
+
+    /// How far above the lowest number the next claim reads: two batches more than it got last, since other claimers
+    /// may have taken some of them.
+    fn span(&self, limit: i64) -> i64 {
+        (self.reach + 2 * limit).clamp(4 * limit, MAX_BATCHES * limit)
+    }
+}
+
+/// How many messages the key with the most of them has.
+fn longest_run(rows: &[ClaimedRow]) -> usize {
+    let mut runs = HashMap::<&str, usize>::new();
+    for key in rows.iter().filter_map(ClaimedRow::key) {
+        *runs.entry(key).or_default() += 1;
+    }
+    runs.into_values().max().unwrap_or_default()
+}
 
 impl Claiming<'_> {
     pub(super) async fn take_turns(&mut self, ordered: &Ordered) -> Result<()> {
@@ -24,6 +91,9 @@ impl Claiming<'_> {
         let has_looked = self.is_look_due();
         if has_looked {
             self.promote_due().await?;
+        }
+        if self.is_front_due() && self.take_front(ordered).await? {
+            return Ok(());
         }
         self.turn(ordered).await?;
         if self.claim.is_empty() && !has_looked && self.promote_due().await? > 0 {
@@ -45,17 +115,66 @@ impl Claiming<'_> {
         !is_recent || self.marks.next_due.is_some_and(|due| due <= now)
     }
 
+    /// After a full batch the next one is likely to be as full; less is quicker found by a walk.
+    fn is_front_due(&self) -> bool {
+        self.marks.was_full && self.marks.front.n_walks == 0
+    }
+
+    /// Claims in the order of the numbers; whether there was something.
+    async fn take_front(&mut self, ordered: &Ordered) -> Result<bool> {
+        if !self.learn_horizon().await? {
+            return Ok(false);
+        }
+        let (limit, token, front) = (self.request.limit as i64, Uuid::new_v4(), &self.marks.front);
+        let rest = Rest::Front { floor: front.floor, blocks: ordered.blocks, span: front.span(limit) };
+        let decode = |row: &QueryResult| {
+            let lowest: i64 = column(row, 10)?;
+            Ok((ClaimedRow::decode(self.inner.dialect, row, token)?, lowest))
+        };
+        let mut rows = self.decoded(&self.inner.postgres.sql.claim_front, token, rest, decode).await?;
+        let Some((_, lowest)) = rows.first() else {
+            self.marks.front.failed();
+            return Ok(false);
+        };
+        let (lowest, horizon) = (*lowest, self.marks.horizon.at);
+        rows.sort_unstable_by_key(|(row, _)| row.locator());
+        let rows: Vec<ClaimedRow> = rows.into_iter().map(|(row, _)| row).collect();
+        self.marks.front.claimed(&rows, lowest, horizon, limit);
+        self.marks.was_full = rows.len() >= self.request.limit;
+        self.add(rows).await?;
+        Ok(true)
+    }
+
+    /// Reads the horizon now and then. Says false when what was remembered is void.
+    async fn learn_horizon(&mut self) -> Result<bool> {
+        let now = Instant::now();
+        let front = &mut self.marks.front;
+        if front.looked_at.is_some_and(|at| now.duration_since(at) < LOOK_INTERVAL) {
+            return Ok(true);
+        }
+        front.looked_at = Some(now);
+        let row = self.row(&self.inner.postgres.sql.horizon, Vec::new()).await?;
+        let (last, floor) = (column(&row, 0)?, self.marks.front.floor);
+        let is_good = self.marks.horizon.learn(last, column(&row, 1)?, floor);
+        if !is_good {
+            self.marks = Marks::new(self.table, self.request);
+        }
+        Ok(is_good)
+    }
+
     async fn turn(&mut self, ordered: &Ordered) -> Result<()> {
-        let token = token(true);
+        let token = Uuid::new_v4();
         let turn = Rest::Turn {
             key: &self.marks.key,
             blocks: ordered.blocks,
             n_keyless: keyless_share(self.request.limit, token),
         };
         let rows = self.rows(&ordered.sql.claim_ordered, token, turn).await?;
-        if let Some(key) = next_key(&self.marks.key, &rows) {
+        if let Some(key) = reached_key(&self.marks.key, &rows) {
             self.marks.key = key;
         }
+        self.marks.front.n_walks = self.marks.front.n_walks.saturating_sub(1);
+        self.marks.was_full = rows.len() >= self.request.limit;
         self.add(rows).await
     }
 

@@ -10,9 +10,9 @@ use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Tra
 use crate::support::{Pool, Site, eventually, on_postgres, on_sqlite};
 
 /// Longer than any test; the shared server has other tests' transactions.
-const PATIENCE: Duration = Duration::from_secs(3_600);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3_600);
 
-async fn doctor(site: &Site, db: &DatabaseConnection, patience: Duration) -> Vec<Finding> {
+pub(crate) async fn doctor(site: &Site, db: &DatabaseConnection, patience: Duration) -> Vec<Finding> {
     OutboxTable::new(db, site.name("outbox")).doctor(patience).await.expect("doctor")
 }
 
@@ -27,7 +27,7 @@ async fn found(site: &Site, symptom: Symptom) -> Finding {
     only(doctor(site, &site.db, PATIENCE).await, symptom)
 }
 
-fn only(found: Vec<Finding>, symptom: Symptom) -> Finding {
+pub(crate) fn only(found: Vec<Finding>, symptom: Symptom) -> Finding {
     let mut about = found.iter().filter(|finding| finding.symptom == symptom);
     let finding = about.next().unwrap_or_else(|| panic!("nothing about {symptom:?} in {found:?}"));
     assert_eq!(about.next(), None);
@@ -142,6 +142,38 @@ async fn an_old_snapshot_is_found_with_its_holder(site: &Site) {
     assert_eq!(held_by().await, None);
 }
 
+async fn a_prepared_transaction_is_found_with_its_owner(site: &Site) {
+    let name = format!("left by {}", site.schema());
+    let outbox = site.sql_name("outbox");
+    let victim = site.victim().await;
+    let prepare = format!(
+        "BEGIN; INSERT INTO {outbox} (id, topic, payload) VALUES (gen_random_uuid(), 't', ''); PREPARE TRANSACTION '{name}'"
+    );
+    victim.db.execute_unprepared(&prepare).await.expect("prepare");
+    victim.end(site).await;
+    let found = doctor(site, &site.db, Duration::ZERO).await;
+    let finding = found.into_iter().find(|finding| finding.what.contains(&name)).expect("it is found");
+    site.execute(&format!("ROLLBACK PREPARED '{name}'")).await;
+    assert_eq!(finding.symptom, Symptom::OpenTransaction);
+    assert!(finding.what.starts_with(&format!("prepared transaction {name} of ")), "{finding}");
+    assert!(finding.advice.contains("ROLLBACK PREPARED"), "{finding}");
+}
+
+/// A standby that is away and fed back what it reads. A view of the same name stands before the server's own: a real
+/// slot would hold back the vacuum of all other tests.
+async fn an_abandoned_replication_slot_is_found_by_name(site: &Site) {
+    let schema = site.schema();
+    site.execute(&format!(
+        "CREATE VIEW {schema}.pg_replication_slots (slot_name, xmin, active) AS
+         VALUES ('old_standby', '3'::xid, false), ('standby', '4'::xid, true), ('feed', NULL::xid, false)"
+    ))
+    .await;
+    let path = format!("{schema},pg_catalog");
+    let finding = found_with(site, &[("search_path", &path)], Symptom::Snapshot).await;
+    assert_eq!(finding.what, "replication slot old_standby has kept delivered rows from being vacuumed");
+    assert!(finding.advice.contains("pg_drop_replication_slot"), "{finding}");
+}
+
 async fn a_clock_that_is_wrong_is_found(site: &Site) {
     let schema = site.schema();
     for (offset, side) in [("+ interval '1 hour'", "ahead of"), ("- interval '1 hour'", "behind")] {
@@ -185,6 +217,8 @@ on_postgres! {
     autovacuum_that_is_off_is_found,
     dead_rows_that_pile_up_are_found,
     an_old_snapshot_is_found_with_its_holder,
+    a_prepared_transaction_is_found_with_its_owner,
+    an_abandoned_replication_slot_is_found_by_name,
     a_clock_that_is_wrong_is_found,
     an_isolation_level_that_breaks_claims_is_found,
     a_session_that_cannot_write_is_found,

@@ -69,6 +69,8 @@ fn config() -> Config {
 fn now(site: &Site) -> &'static str {
     if site.is_postgres() {
         "extract(epoch FROM clock_timestamp())::float8"
+    } else if site.is_mysql() {
+        "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6)"
     } else {
         "(julianday('now') - 2440587.5) * 86400.0"
     }
@@ -76,7 +78,7 @@ fn now(site: &Site) -> &'static str {
 
 async fn create_delivery(site: &Site) {
     let table = site.sql_name("delivery");
-    let real = if site.is_postgres() { "float8" } else { "REAL" };
+    let real = if site.is_postgres() { "float8" } else { "DOUBLE" };
     site.execute(&format!(
         "CREATE TABLE {table} (message_id TEXT NOT NULL, attempt INTEGER NOT NULL, at {real} NOT NULL, pid BIGINT NOT NULL)"
     ))
@@ -177,7 +179,7 @@ struct Worker {
 impl Worker {
     /// Returns when the process says that it is at work.
     async fn start(site: &Site, task: &str) -> Self {
-        let url = if site.is_postgres() { site.url() } else { String::new() };
+        let url = if site.is_sqlite() { String::new() } else { site.url() };
         let mut command = crate::support::child("faults::child", &format!("{task} {}", site.place()), &url);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = command.spawn().expect("start");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outbox_core::{Declaration, MessageId, OnDead, Retention, TableName};
+use outbox_core::{Declaration, Fairness, MessageId, OnDead, PartitionInterval, Retention, TableName};
 use outbox_sea_orm::{OutboxTable, ProcessedTable};
 use outbox_testkit::{
     Capabilities, Corruption, DeclaredHarness, Harness, OperationsHarness, ProcessedHarness, Skip,
@@ -33,6 +33,9 @@ impl Tables {
         let columns = ["created_at", "available_at", "leased_until", "dead_at", "done_at"];
         let set: Vec<String> = columns.iter().map(|column| format!("{column} = {column} - {by}")).collect();
         self.execute(&format!("UPDATE {outbox} SET {}", set.join(", "))).await.expect("shift the outbox");
+        self.execute(&format!("UPDATE {outbox}_dedup SET expires_at = expires_at - {by}"))
+            .await
+            .expect("shift the keys");
         self.execute(&format!("UPDATE {inbox} SET processed_at = processed_at - {by}"))
             .await
             .expect("shift the inbox");
@@ -90,7 +93,7 @@ impl Harness for Postgres {
 
     async fn advance(&self, by: Duration) {
         let names = [&*format!("{}.outbox", self.schema), &*format!("{}.inbox", self.schema)];
-        self.tables.shift(names, &format!("interval '{} microseconds'", by.as_micros())).await;
+        self.tables.shift(names, &format!("{} * interval '1 microsecond'", by.as_micros())).await;
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -119,18 +122,28 @@ pub(crate) struct MySql {
     schema: String,
 }
 
-impl Harness for MySql {
-    const NAME: &'static str = "mysql";
-    type Repository = OutboxTable;
+impl MySql {
+    pub(crate) fn schema(&self) -> &str {
+        &self.schema
+    }
 
-    async fn start() -> Result<Self, Skip> {
+    async fn with(declaration: Declaration) -> Result<Self, Skip> {
         let server = outbox_testkit::server::mysql().await?;
         let mut options = ConnectOptions::new(server.url());
         options.max_connections(12).sqlx_logging(false);
         let db = Database::connect(options).await.expect("connect");
         let schema = format!("t_{}", Uuid::new_v4().simple());
-        let tables = Tables::create(db, &schema, Declaration::new()).await;
+        let tables = Tables::create(db, &schema, declaration).await;
         Ok(Self { tables, schema })
+    }
+}
+
+impl Harness for MySql {
+    const NAME: &'static str = "mysql";
+    type Repository = OutboxTable;
+
+    async fn start() -> Result<Self, Skip> {
+        Self::with(Declaration::new()).await
     }
 
     fn repository(&self) -> &OutboxTable {
@@ -139,26 +152,31 @@ impl Harness for MySql {
 
     async fn advance(&self, by: Duration) {
         let (schema, by) = (&self.schema, by.as_micros());
-        // rows of open transactions are not there yet
+        // rows of open transactions are not there yet; without the LIMIT MySQL would walk the index that it changes, for ever
         let outbox = format!(
-            "UPDATE (SELECT seq FROM {schema}.outbox FOR UPDATE SKIP LOCKED) AS p \
+            "UPDATE (SELECT seq FROM {schema}.outbox LIMIT 1000000 FOR UPDATE SKIP LOCKED) AS p \
              STRAIGHT_JOIN {schema}.outbox AS m FORCE INDEX (PRIMARY) ON m.seq = p.seq \
              SET m.created_at = m.created_at - INTERVAL {by} MICROSECOND, \
-             m.dead_at = m.dead_at - INTERVAL {by} MICROSECOND, m.place = m.place - {by} * 1000, \
+             m.dead_at = m.dead_at - INTERVAL {by} MICROSECOND, m.place = IF(m.place = 0, 0, m.place - {by} * 1000), \
              m.due_since = m.due_since - {by} * 1000, m.due = IF(m.state = 2, m.due, m.due - {by} * 1000)"
         );
+        let keys = format!(
+            "UPDATE (SELECT dedup_key FROM {schema}.outbox_dedup LIMIT 1000000 FOR UPDATE SKIP LOCKED) AS p \
+             STRAIGHT_JOIN {schema}.outbox_dedup AS m USING (dedup_key) \
+             SET m.expires_at = m.expires_at - INTERVAL {by} MICROSECOND"
+        );
         let inbox = format!(
-            "UPDATE (SELECT group_name, message_id FROM {schema}.inbox FOR UPDATE SKIP LOCKED) AS p \
+            "UPDATE (SELECT group_name, message_id FROM {schema}.inbox LIMIT 1000000 FOR UPDATE SKIP LOCKED) AS p \
              STRAIGHT_JOIN {schema}.inbox AS m USING (group_name, message_id) \
              SET m.processed_at = m.processed_at - INTERVAL {by} MICROSECOND"
         );
-        for sql in [outbox, inbox] {
+        for sql in [outbox, keys, inbox] {
             self.tables.execute(&sql).await.expect("shift the table");
         }
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::all().with_hints(false)
+        Capabilities::all().with_hints(false).with_blocked_keys(false)
     }
 
     async fn corrupt(&self, id: MessageId, corruption: Corruption) -> bool {
@@ -298,26 +316,32 @@ impl DeclaredHarness for Postgres {
     }
 }
 
+impl DeclaredHarness for MySql {
+    async fn declared(&self, declaration: Declaration) -> Self {
+        Self::with(declaration).await.expect("the server is there")
+    }
+}
+
 impl DeclaredHarness for Sqlite {
     async fn declared(&self, declaration: Declaration) -> Self {
         Self::with(declaration).await
     }
 }
 
-/// The same harness over an ordered table.
-macro_rules! ordered {
-    ($ordered:ident over $plain:ident) => {
-        pub(crate) struct $ordered($plain);
+/// The same harness over a table that is declared otherwise.
+macro_rules! declared {
+    ($declared:ident over $plain:ident: $declaration:expr) => {
+        pub(crate) struct $declared($plain);
 
-        impl Harness for $ordered {
+        impl Harness for $declared {
             const NAME: &'static str = $plain::NAME;
             type Repository = OutboxTable;
 
             async fn start() -> Result<Self, Skip> {
                 let plain = $plain::start().await?;
-                let ordered = plain.declared(Declaration::new().ordered(OnDead::Continue)).await;
+                let declared = plain.declared($declaration).await;
                 plain.finish().await;
-                Ok(Self(ordered))
+                Ok(Self(declared))
             }
 
             fn repository(&self) -> &OutboxTable {
@@ -341,7 +365,7 @@ macro_rules! ordered {
             }
         }
 
-        impl OperationsHarness for $ordered {
+        impl OperationsHarness for $declared {
             type Operations = OutboxTable;
 
             fn operations(&self) -> &OutboxTable {
@@ -351,5 +375,58 @@ macro_rules! ordered {
     };
 }
 
-ordered! { OrderedPostgres over Postgres }
-ordered! { OrderedSqlite over Sqlite }
+/// The same harness over a partitioned table. What moves it in time moves its rows between partitions.
+pub(crate) struct PartitionedPostgres(Postgres);
+
+impl Harness for PartitionedPostgres {
+    const NAME: &'static str = Postgres::NAME;
+    type Repository = OutboxTable;
+
+    async fn start() -> Result<Self, Skip> {
+        Ok(Self(Postgres::with(Declaration::new().partitioned(PartitionInterval::Hour)).await?))
+    }
+
+    fn repository(&self) -> &OutboxTable {
+        self.0.repository()
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.0.advance(by).await;
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities().with_ended_ids(false)
+    }
+
+    async fn corrupt(&self, id: MessageId, corruption: Corruption) -> bool {
+        self.0.corrupt(id, corruption).await
+    }
+
+    async fn finish(self) {
+        self.0.finish().await;
+    }
+}
+
+impl OperationsHarness for PartitionedPostgres {
+    type Operations = OutboxTable;
+
+    fn operations(&self) -> &OutboxTable {
+        self.0.operations()
+    }
+
+    fn keeping(&self) -> Option<OutboxTable> {
+        self.0.keeping()
+    }
+}
+
+impl DeclaredHarness for PartitionedPostgres {
+    async fn declared(&self, declaration: Declaration) -> Self {
+        Self(self.0.declared(declaration.partitioned(PartitionInterval::Hour)).await)
+    }
+}
+
+declared! { OrderedPostgres over Postgres: Declaration::new().ordered(OnDead::Continue) }
+declared! { OrderedMySql over MySql: Declaration::new().ordered(OnDead::Continue) }
+declared! { OrderedSqlite over Sqlite: Declaration::new().ordered(OnDead::Continue) }
+declared! { FairPostgres over Postgres: Declaration::new().fair(Fairness::Key) }
+declared! { FairSqlite over Sqlite: Declaration::new().fair(Fairness::Key) }

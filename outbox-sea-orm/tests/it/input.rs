@@ -15,7 +15,7 @@ use outbox_sea_orm::{OutboxTable, ProcessedTable, transactor};
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use uuid::Uuid;
 
-use crate::support::{LEASE, PATIENCE, Site, on_mysql, on_postgres, on_sqlite};
+use crate::support::{LEASE, PATIENCE, Site, on_each};
 
 async fn an_id_that_is_there_leaves_the_transaction_usable(site: &Site) {
     let [known] = site.enqueue("first", 1).await[..] else { panic!("one id") };
@@ -24,7 +24,11 @@ async fn an_id_that_is_there_leaves_the_transaction_usable(site: &Site) {
             let drafts = vec![Draft::new("t", "1"), Draft::new("t", "again").id(known), Draft::new("t", "2")];
             let error = site.outbox.enqueue(cx, drafts).await.expect_err("it is there");
             assert_eq!(error.kind(), ErrorKind::AlreadyEnqueued);
-            assert!(error.to_string().ends_with(": a message with this id is enqueued already: 1 of 3"));
+            assert!(
+                error
+                    .to_string()
+                    .ends_with(": a message with this id or dedup key is enqueued already: 1 of 3")
+            );
             site.outbox.enqueue(cx, Draft::new("t", "3")).await
         })
         .await
@@ -255,39 +259,17 @@ async fn a_broken_statement_elsewhere_is_no_error_of_ours(site: &Site) {
     assert_eq!(site.drain().await.len(), 1);
 }
 
-on_postgres! {
-    an_id_that_is_there_leaves_the_transaction_usable,
-    an_id_of_an_open_transaction_is_waited_for,
-    a_hundred_thousand_messages_share_one_transaction,
-    no_call_is_too_long_for_a_statement,
-    hostile_values_are_nothing_but_values,
-    hostile_names_never_reach_the_database,
-    reserved_words_are_names_like_any_other,
-    two_tables_do_not_see_each_other,
-    claims_of_several_loops_are_disjoint,
-    a_broken_statement_elsewhere_is_no_error_of_ours,
-}
-
-on_mysql! {
-    an_id_that_is_there_leaves_the_transaction_usable,
-    an_id_of_an_open_transaction_is_waited_for,
-    a_hundred_thousand_messages_share_one_transaction,
-    no_call_is_too_long_for_a_statement,
-    hostile_values_are_nothing_but_values,
-    hostile_names_never_reach_the_database,
-    reserved_words_are_names_like_any_other,
-    two_tables_do_not_see_each_other,
-    claims_of_several_loops_are_disjoint,
-    a_broken_statement_elsewhere_is_no_error_of_ours,
-}
-
-on_sqlite! {
-    an_id_that_is_there_leaves_the_transaction_usable,
-    a_hundred_thousand_messages_share_one_transaction,
-    no_call_is_too_long_for_a_statement,
-    hostile_values_are_nothing_but_values,
-    hostile_names_never_reach_the_database,
-    reserved_words_are_names_like_any_other,
-    two_tables_do_not_see_each_other,
-    claims_of_several_loops_are_disjoint,
+on_each! {
+    on_postgres { an_id_of_an_open_transaction_is_waited_for, a_broken_statement_elsewhere_is_no_error_of_ours },
+    on_mysql { an_id_of_an_open_transaction_is_waited_for, a_broken_statement_elsewhere_is_no_error_of_ours },
+    on_sqlite => {
+        an_id_that_is_there_leaves_the_transaction_usable,
+        a_hundred_thousand_messages_share_one_transaction,
+        no_call_is_too_long_for_a_statement,
+        hostile_values_are_nothing_but_values,
+        hostile_names_never_reach_the_database,
+        reserved_words_are_names_like_any_other,
+        two_tables_do_not_see_each_other,
+        claims_of_several_loops_are_disjoint,
+    }
 }

@@ -1,17 +1,23 @@
 //! Tests on real databases.
 
 mod conformance;
+mod dedup;
 mod doctor;
+mod fair;
 mod faults;
 mod harness;
+mod horizon;
 mod input;
+mod log;
 mod mysql;
 mod operations;
 mod ordered;
+mod partitioned;
 mod plans;
 mod roles;
 mod schema;
 mod secrets;
 mod support;
 mod transactions;
+mod versions;
 mod wakeup;

@@ -1,5 +1,6 @@
 //! What only MySQL and MariaDB have.
 
+mod doctor;
 mod plans;
 mod tables;
 
@@ -10,10 +11,11 @@ use outbox_core::{
     Settlement,
 };
 use outbox_sea_orm::{OutboxTable, ProcessedTable, transactor};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database};
+use outbox_testkit::server::{Settings, private};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use uuid::Uuid;
 
-use crate::support::{LEASE, Pool, Site, on_mysql};
+use crate::support::{LEASE, Pool, Site, mysql_user, mysql_user_name, on_mysql};
 
 /// Seconds from the server's now to a time in nanoseconds since 1970.
 async fn seconds_to(site: &Site, nanoseconds: &str) -> f64 {
@@ -112,26 +114,22 @@ async fn a_space_at_the_end_makes_another_name(site: &Site) {
     }
 }
 
+/// A connection of a new user with this privilege on the outbox.
+async fn as_user(site: &Site, privilege: &str) -> DatabaseConnection {
+    let privilege = format!("{privilege} ON {}.*", site.schema());
+    let url = mysql_user(&site.url(), mysql_user_name(site.schema()), &privilege).await;
+    let (server, _) = url.rsplit_once('/').expect("a database in the URL");
+    Database::connect(ConnectOptions::new(format!("{server}/{}", site.schema()))).await.expect("connect")
+}
+
 async fn a_producer_needs_insert_only(site: &Site) {
-    let user = &site.schema()[..20];
-    let server = site.url();
-    let (_, place) = server.rsplit_once('@').expect("a user");
-    let place = place.split('/').next().expect("a place");
-    for sql in [
-        format!("CREATE USER '{user}'@'%' IDENTIFIED BY 'secret'"),
-        format!("GRANT INSERT ON {} TO '{user}'@'%'", site.sql_name("outbox")),
-    ] {
-        site.execute(&sql).await;
-    }
-    let url = format!("mysql://{user}:secret@{place}/{}", site.schema());
-    let db = Database::connect(ConnectOptions::new(url)).await.expect("connect");
+    let db = as_user(site, "INSERT").await;
     let outbox = OutboxTable::new(&db, site.name("outbox"));
     let id = outbox.enqueue_autocommit([Draft::new("t", "")]).await.expect("enqueue")[0];
     let error = outbox.enqueue_autocommit([Draft::new("t", "").id(id)]).await.expect_err("there already");
     assert_eq!(error.kind(), ErrorKind::AlreadyEnqueued);
     let error = outbox.claim(ClaimRequest::new(1, LEASE)).await.expect_err("refused");
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::PermissionDenied, false));
-    site.execute(&format!("DROP USER '{user}'@'%'")).await;
 }
 
 /// Duplicates that are not of the id are no repeat of a message, and the server's text on them repeats what is stored.
@@ -163,7 +161,46 @@ async fn a_lock_wait_that_ends_is_a_timeout(site: &Site) {
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Timeout, true), "{error:?}");
 }
 
+async fn an_index_that_is_missing_is_an_error_of_the_schema(site: &Site) {
+    site.execute(&format!("ALTER TABLE {} DROP INDEX outbox_agenda", site.sql_name("outbox"))).await;
+    let error = site.outbox.claim(ClaimRequest::new(1, LEASE)).await.expect_err("no index");
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Schema, false), "{error:?}");
+    assert!(error.to_string().contains("apply schema.sql"), "{error}");
+}
+
+/// On a server of its own, for these settings are everybody's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_refuses_for_a_while_is_retryable_on_mysql() {
+    let Ok(server) = private(Settings::for_mysql_tests().with("max_connections", "10")).await else { return };
+    let site = Site::mysql_at(server.url()).await;
+    let producer = OutboxTable::new(&as_user(&site, "INSERT").await, site.name("outbox"));
+    site.execute("SET GLOBAL read_only = 1").await;
+    let error = producer.enqueue_autocommit([Draft::new("t", "")]).await.expect_err("refused");
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::ReadOnly, true), "{error:?}");
+    site.execute("SET GLOBAL read_only = 0").await;
+    producer.enqueue_autocommit([Draft::new("t", "")]).await.expect("as before");
+
+    site.execute("SET GLOBAL max_connections = 10").await;
+    let mut held = Vec::new();
+    let full = loop {
+        match Database::connect(ConnectOptions::new(site.url())).await {
+            Ok(db) => held.push(db),
+            Err(error) => break error,
+        }
+        assert!(held.len() <= 20, "more connections than there may be");
+    };
+    assert!(full.to_string().contains("Too many connections"), "{full}");
+    let error = site.outbox.claim(ClaimRequest::new(1, LEASE)).await.expect_err("no connection is free");
+    assert!(error.is_retryable(), "{error:?}");
+    drop(held);
+    crate::support::eventually("claims go on", async || {
+        site.outbox.claim(ClaimRequest::new(1, LEASE)).await.is_ok_and(|claim| claim.messages.len() == 1)
+    })
+    .await;
+}
+
 on_mysql! {
+    an_index_that_is_missing_is_an_error_of_the_schema,
     the_time_zone_of_a_session_changes_nothing,
     a_call_larger_than_a_packet_is_several_statements,
     a_message_larger_than_a_packet_is_refused_before_it_is_sent,

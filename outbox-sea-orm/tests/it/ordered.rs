@@ -4,28 +4,87 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use outbox_core::{Declaration, Fairness, MessageId, OnDead, Operations};
+use outbox_core::{
+    ClaimRequest, Claimer, Declaration, Draft, Fairness, MessageId, OnDead, Operations, Outcome, Repository,
+};
 use outbox_sea_orm::OutboxTable;
 use outbox_testkit::cases::ordered::order_survives_any_interleaving;
 use outbox_testkit::{Capabilities, DeclaredHarness, Harness, OperationsHarness, Skip};
-use sea_orm::{ConnectionTrait, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use uuid::Uuid;
 
-use crate::harness::Postgres;
-use crate::support::{Site, on_postgres, on_sqlite};
+use crate::harness::{MySql, Postgres};
+use crate::support::{LEASE, Site, on_each, settle_all};
+
+/// A server that can write down each change of a table.
+trait Auditable: DeclaredHarness<Operations = OutboxTable> + Harness<Repository = OutboxTable> {
+    fn schema(&self) -> &str;
+    fn db(&self) -> &DatabaseConnection;
+    /// The statements that make the table `trail`, and the trigger that fills it.
+    fn audit(schema: &str) -> String;
+}
+
+impl Auditable for Postgres {
+    fn schema(&self) -> &str {
+        Self::schema(self)
+    }
+
+    fn db(&self) -> &DatabaseConnection {
+        &self.tables.db
+    }
+
+    fn audit(schema: &str) -> String {
+        format!(
+            "CREATE TABLE {schema}.trail (number bigserial, old_seq bigint, key text, seq bigint, state int, lease uuid, old_lease uuid);
+             CREATE FUNCTION {schema}.write_trail() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+               INSERT INTO {schema}.trail (old_seq, key, seq, state, lease, old_lease) VALUES
+                 (OLD.seq, coalesce(NEW.key, OLD.key), NEW.seq, NEW.state, NEW.lease, OLD.lease);
+               RETURN NULL;
+             END$$;
+             CREATE TRIGGER write_trail AFTER INSERT OR UPDATE OR DELETE ON {schema}.outbox
+               FOR EACH ROW EXECUTE FUNCTION {schema}.write_trail()"
+        )
+    }
+}
+
+impl Auditable for MySql {
+    fn schema(&self) -> &str {
+        Self::schema(self)
+    }
+
+    fn db(&self) -> &DatabaseConnection {
+        &self.tables.db
+    }
+
+    fn audit(schema: &str) -> String {
+        let trigger = |event, values| {
+            format!(
+                "CREATE TRIGGER {schema}.trail_{event} AFTER {event} ON {schema}.outbox FOR EACH ROW \
+                 INSERT INTO {schema}.trail (old_seq, `key`, seq, state, lease, old_lease) VALUES ({values});"
+            )
+        };
+        format!(
+            "CREATE TABLE {schema}.trail (number BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY, old_seq BIGINT, `key` VARCHAR(255),
+               seq BIGINT, state INT, lease BINARY(16), old_lease BINARY(16));{}{}{}",
+            trigger("INSERT", "NULL, NEW.`key`, NEW.seq, NEW.state, NEW.lease, NULL"),
+            trigger("UPDATE", "OLD.seq, OLD.`key`, NEW.seq, NEW.state, NEW.lease, OLD.lease"),
+            trigger("DELETE", "OLD.seq, OLD.`key`, NULL, NULL, NULL, OLD.lease"),
+        )
+    }
+}
 
 /// A harness that remembers the tables that were made, each with a trigger that writes a trail.
-struct Audited {
-    inner: Postgres,
+struct Audited<H> {
+    inner: H,
     made: Arc<Mutex<Vec<(OnDead, String)>>>,
 }
 
-impl Harness for Audited {
-    const NAME: &'static str = "postgres";
+impl<H: Auditable> Harness for Audited<H> {
+    const NAME: &'static str = H::NAME;
     type Repository = OutboxTable;
 
     async fn start() -> Result<Self, Skip> {
-        Ok(Self { inner: Postgres::start().await?, made: Arc::default() })
+        Ok(Self { inner: H::start().await?, made: Arc::default() })
     }
 
     fn repository(&self) -> &OutboxTable {
@@ -41,7 +100,7 @@ impl Harness for Audited {
     }
 }
 
-impl OperationsHarness for Audited {
+impl<H: Auditable> OperationsHarness for Audited<H> {
     type Operations = OutboxTable;
 
     fn operations(&self) -> &OutboxTable {
@@ -49,22 +108,12 @@ impl OperationsHarness for Audited {
     }
 }
 
-impl DeclaredHarness for Audited {
+impl<H: Auditable> DeclaredHarness for Audited<H> {
     async fn declared(&self, declaration: Declaration) -> Self {
         let on_dead = declaration.ordered.expect("an ordered table");
         let inner = self.inner.declared(declaration).await;
         let schema = inner.schema().to_owned();
-        let sql = format!(
-            "CREATE TABLE {schema}.trail (number bigserial, old_seq bigint, key text, seq bigint, state int, lease uuid, old_lease uuid);
-             CREATE FUNCTION {schema}.write_trail() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
-               INSERT INTO {schema}.trail (old_seq, key, seq, state, lease, old_lease) VALUES
-                 (OLD.seq, coalesce(NEW.key, OLD.key), NEW.seq, NEW.state, NEW.lease, OLD.lease);
-               RETURN NULL;
-             END$$;
-             CREATE TRIGGER write_trail AFTER INSERT OR UPDATE OR DELETE ON {schema}.outbox
-               FOR EACH ROW EXECUTE FUNCTION {schema}.write_trail()"
-        );
-        inner.tables.db.execute_unprepared(&sql).await.expect("the trigger");
+        inner.db().execute_unprepared(&H::audit(&schema)).await.expect("the trigger");
         self.made.lock().expect("lock").push((on_dead, schema));
         Self { inner, made: Arc::clone(&self.made) }
     }
@@ -87,10 +136,10 @@ impl Change {
     }
 }
 
-async fn trail(h: &Audited, schema: &str) -> Vec<Change> {
-    let db = &h.inner.tables.db;
+async fn trail(db: &DatabaseConnection, schema: &str) -> Vec<Change> {
+    let key = if db.get_database_backend() == DbBackend::MySql { "`key`" } else { "key" };
     let sql =
-        format!("SELECT old_seq, key, seq, state, lease, old_lease FROM {schema}.trail ORDER BY number");
+        format!("SELECT old_seq, {key}, seq, state, lease, old_lease FROM {schema}.trail ORDER BY number");
     let rows = db.query_all_raw(Statement::from_string(db.get_database_backend(), sql)).await.expect("trail");
     let read = |row: &sea_orm::QueryResult| Change {
         old_seq: row.try_get_by_index(0).expect("old_seq"),
@@ -132,18 +181,27 @@ fn check_order(trail: &[Change], on_dead: OnDead) -> usize {
     n_claims
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_trail_shows_no_claim_out_of_order_on_postgres() {
-    let Ok(h) = Audited::start().await else { return };
+async fn the_trail_shows_no_claim_out_of_order<H: Auditable>() {
+    let Ok(h) = Audited::<H>::start().await else { return };
     order_survives_any_interleaving(&h).await;
     let made = h.made.lock().expect("lock").clone();
     assert_eq!(made.len(), 2);
     for (on_dead, schema) in made {
-        let trail = trail(&h, &schema).await;
+        let trail = trail(h.inner.db(), &schema).await;
         let n_claims = check_order(&trail, on_dead);
         println!("{on_dead:?}: {} changes, {n_claims} claims", trail.len());
         assert!(n_claims >= 240, "{n_claims} claims");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_trail_shows_no_claim_out_of_order_on_postgres() {
+    the_trail_shows_no_claim_out_of_order::<Postgres>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_trail_shows_no_claim_out_of_order_on_mysql() {
+    the_trail_shows_no_claim_out_of_order::<MySql>().await;
 }
 
 /// A change of a row of one key for the checks of the check.
@@ -185,10 +243,14 @@ async fn a_difference_of_declarations_is_named(site: &Site) {
 async fn a_missing_index_of_order_is_named(site: &Site) {
     let table = OutboxTable::new(&site.db, site.name("declared")).ordered(OnDead::Continue);
     table.migrate().await.expect("migrate");
-    let index = format!("{}_held", site.sql_name("declared"));
-    site.execute(&format!("DROP INDEX {index}")).await;
+    let (index, table_name) = ("declared_keys", site.sql_name("declared"));
+    let drop = match site.is_mysql() {
+        true => format!("DROP INDEX {index} ON {table_name}"),
+        false => format!("DROP INDEX {}", site.sql_name(index)),
+    };
+    site.execute(&drop).await;
     let error = table.check().await.expect_err("no index").to_string();
-    assert!(error.contains("declared_held is missing"), "{error}");
+    assert!(error.contains("declared_keys is missing"), "{error}");
 }
 
 async fn an_impossible_declaration_is_reported_by_every_call(site: &Site) {
@@ -204,12 +266,34 @@ async fn an_impossible_declaration_is_reported_by_every_call(site: &Site) {
     }
 }
 
-on_postgres! {
-    a_difference_of_declarations_is_named, a_missing_index_of_order_is_named,
-    an_impossible_declaration_is_reported_by_every_call
+/// A key with a long backlog keeps the message of another waiting for two claims at the most, also while it is free.
+async fn a_long_backlog_of_a_key_delays_no_other(site: &Site) {
+    let table = OutboxTable::new(&site.db, site.name("declared")).ordered(OnDead::Continue);
+    table.migrate().await.expect("migrate");
+    let enqueue = async |key: &str, n: usize| {
+        let drafts: Vec<_> = (0..n).map(|_| Draft::new("t", "").key(key)).collect();
+        table.enqueue_autocommit(drafts).await.expect("enqueue")
+    };
+    enqueue("m", 1_000).await;
+    let claimer = Claimer::new();
+    let next = async || {
+        let claim =
+            table.claim(ClaimRequest::new(20, LEASE).with_claimer(claimer.clone())).await.expect("claim");
+        settle_all(&table, &claim, Outcome::Done).await;
+        claim.messages.iter().map(|claimed| claimed.message.id).collect::<Vec<_>>()
+    };
+    for round in 0..10 {
+        let other = enqueue(["a", "z"][round % 2], 1).await;
+        let taken = [next().await, next().await].concat();
+        assert!(taken.contains(&other[0]), "round {round}");
+    }
 }
 
-on_sqlite! {
-    a_difference_of_declarations_is_named, a_missing_index_of_order_is_named,
-    an_impossible_declaration_is_reported_by_every_call
+on_each! {
+    on_postgres, on_mysql, on_sqlite => {
+        a_difference_of_declarations_is_named,
+        a_missing_index_of_order_is_named,
+        a_long_backlog_of_a_key_delays_no_other,
+        an_impossible_declaration_is_reported_by_every_call,
+    }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Claimed, Claimer, Draft, ErrorKind, OnDead, Operations, Outcome, Repository,
-    Settled, Settlement,
+    Claim, ClaimRequest, Claimed, Claimer, Draft, ErrorKind, Fairness, OnDead, Operations, Outcome,
+    Repository, Settled, Settlement,
 };
 use outbox_sea_orm::OutboxTable;
 use sea_orm::{ConnectionTrait, TransactionTrait};
@@ -439,6 +439,91 @@ async fn a_backlog_of_a_key_costs_a_claim_nothing(site: &Site, log: &Log) {
 async fn a_backlog_of_a_key_costs_a_claim_nothing_on_postgres() {
     run_logged("plans::a_backlog_of_a_key_costs_a_claim_nothing_on_postgres", async |site, log| {
         a_backlog_of_a_key_costs_a_claim_nothing(site, log).await;
+    })
+    .await;
+}
+
+/// The plan of the one claim on a fair table that the log has.
+fn plan_of_a_share(log: &Log) -> Plan {
+    let log = log.take();
+    let plans = log.split("sqlx::postgres::notice: duration: ").skip(1);
+    let plan = plans.filter(|text| text.contains("share AS")).last().expect("the plan of the claim");
+    Plan { text: plan.replace("on fair", "on outbox").replace("using fair_", "using outbox_") }
+}
+
+/// 20,000 rows of a key, as many of it in a topic that is not served, and a row of each of 100 other keys.
+async fn a_backlog_of_a_lane_costs_a_claim_nothing(site: &Site, log: &Log) {
+    let db = site.connect(Pool { settings: EXPLAIN, ..Pool::of(2) }).await;
+    let outbox = OutboxTable::new(&db, site.name("fair")).fair(Fairness::Key);
+    outbox.migrate().await.expect("migrate");
+    assert!(outbox.claim(request(100)).await.expect("claim").is_empty(), "the plans are made now, and kept");
+    let table = site.sql_name("fair");
+    let insert = async |topic: &str, key: &str, n: usize| {
+        site.execute(&format!(
+            "INSERT INTO {table} (id, topic, key, payload)
+             SELECT gen_random_uuid(), '{topic}', {key}, convert_to(repeat('x', 200), 'UTF8') FROM generate_series(1, {n}) AS n"
+        ))
+        .await
+    };
+    insert("t", "'m'", 20_000).await;
+    insert("unserved", "'m'", 20_000).await;
+    insert("t", "(n * 7919 % 100)::text || 'n'", 100).await;
+    let claimer = Claimer::new();
+    for (limit, topics) in [(50, None), (50, Some(["t"])), (1_000, Some(["t"])), (200, Some(["t"]))] {
+        log.take();
+        let mut request = request(limit).with_claimer(claimer.clone());
+        request.topics = topics.map(|topics| topics.map(str::to_owned).to_vec());
+        assert_eq!(outbox.claim(request).await.expect("claim").messages.len(), limit);
+        let plan = plan_of_a_share(log);
+        plan.assert_walks_an_index("fair");
+        assert!(plan.n_sorted() <= 1_000, "a backlog is sorted in\n{}", plan.text);
+        let most = 1_000 + 25 * limit as u64;
+        assert!(plan.n_pages() < most, "{} pages in\n{}", plan.n_pages(), plan.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_of_a_lane_costs_a_claim_nothing_on_postgres() {
+    run_logged("plans::a_backlog_of_a_lane_costs_a_claim_nothing_on_postgres", async |site, log| {
+        a_backlog_of_a_lane_costs_a_claim_nothing(site, log).await;
+    })
+    .await;
+}
+
+/// 20,000 rows of 5,000 keys: full batches are claimed by number, and each reads a few rows of its own batch.
+async fn many_keys_are_claimed_by_number(site: &Site, log: &Log) {
+    let db = site.connect(Pool { settings: EXPLAIN, ..Pool::of(2) }).await;
+    let outbox = OutboxTable::new(&db, site.name("ordered")).ordered(OnDead::Block);
+    outbox.migrate().await.expect("migrate");
+    site.execute(&format!(
+        "INSERT INTO {} (id, topic, key, payload)
+         SELECT gen_random_uuid(), 't', n * 7919 % 5000, convert_to(repeat('x', 200), 'UTF8') FROM generate_series(1, 20000) AS n",
+        site.sql_name("ordered")
+    ))
+    .await;
+    let claimer = Claimer::new();
+    log.take();
+    for _ in 0..40 {
+        let claim = outbox.claim(request(100).with_claimer(claimer.clone())).await.expect("claim");
+        assert_eq!(claim.messages.len(), 100);
+        settle_all(&outbox, &claim, Outcome::Done).await;
+    }
+    let plans: Vec<_> =
+        log.take().split("sqlx::postgres::notice: duration: ").skip(1).map(str::to_owned).collect();
+    let fronts: Vec<_> = plans.iter().filter(|text| text.contains("near AS MATERIALIZED")).collect();
+    assert!((35..40).contains(&fronts.len()), "{} claims by number, the others walk", fronts.len());
+    for text in fronts {
+        let plan =
+            Plan { text: text.replace("on ordered", "on outbox").replace("using ordered_", "using outbox_") };
+        plan.assert_walks_an_index("ordered");
+        assert!(plan.n_pages() < 2_500, "{} pages in\n{}", plan.n_pages(), plan.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_keys_are_claimed_by_number_on_postgres() {
+    run_logged("plans::many_keys_are_claimed_by_number_on_postgres", async |site, log| {
+        many_keys_are_claimed_by_number(site, log).await;
     })
     .await;
 }

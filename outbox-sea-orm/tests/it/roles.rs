@@ -6,9 +6,10 @@ mod tenants;
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, Draft, FailedAttempt,
-    Finding, Lease, Mark, Marked, MessageId, Moved, Operations, ProcessedStore, Prune, Repository, Result,
-    Retention, Settled, Settlement, Stats, Transactions, Wakeup,
+    BlockedPage, BlockedQuery, Claim, ClaimRequest, Context, DeadLetterFilter, DeadLetterPage,
+    DeadLetterQuery, Draft, FailedAttempt, Finding, Lease, Mark, Marked, MessageId, Moved, Operations,
+    ProcessedStore, Prune, Repository, Result, Retention, Settled, Settlement, Stats, Transactions,
+    Unblocked, Wakeup,
 };
 use outbox_sea_orm::{OutboxTable, ProcessedTable, TableListener};
 use outbox_testkit::{Capabilities, Corruption, Harness, OperationsHarness, ProcessedHarness, Skip};
@@ -25,13 +26,20 @@ pub(crate) struct Roles {
     roles: Vec<String>,
 }
 
+/// Whether producers may read by which message a deduplication key was taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Producers {
+    InsertOnly,
+    ReadKeys,
+}
+
 impl Roles {
-    async fn create() -> Result<Self, Skip> {
+    async fn create(producers: Producers) -> Result<Self, Skip> {
         let owner = Postgres::start().await?;
         let schema = owner.schema().to_owned();
         let role = |name: &str| format!("{schema}_{name}");
         let service = role("service");
-        owner.tables.execute(&grants(&schema)).await.expect("grants.sql");
+        owner.tables.execute(&grants(&schema, producers)).await.expect("grants.sql");
         // a service enqueues and consumes, in one transaction
         let members = format!("CREATE ROLE {service} IN ROLE {}, {}", role("producer"), role("consumer"));
         owner.tables.execute(&members).await.expect("the service's role");
@@ -52,10 +60,16 @@ impl Roles {
     }
 }
 
-/// `grants.sql` with other names.
-fn grants(schema: &str) -> String {
+/// `grants.sql` with other names, and with what it leaves to choose.
+fn grants(schema: &str, producers: Producers) -> String {
     let mut sql = GRANTS.replace("\"public\"", schema);
-    for table in ["outbox", "inbox", "outbox_seq_seq"] {
+    if producers == Producers::ReadKeys {
+        let [choice, chosen] =
+            ["-- GRANT", "GRANT"].map(|verb| format!("{verb} SELECT, UPDATE (id, expires_at)"));
+        assert!(sql.contains(&choice), "{sql}");
+        sql = sql.replace(&choice, &chosen);
+    }
+    for table in ["outbox", "outbox_dedup", "inbox", "outbox_seq_seq"] {
         sql = sql.replace(&format!("\"{table}\""), &format!("{schema}.{table}"));
     }
     rename_roles(&sql, schema)
@@ -166,6 +180,18 @@ impl Operations for ByRole {
         self.admin.outbox.discard_matching(filter, limit).await
     }
 
+    async fn blocked_keys(&self, query: BlockedQuery) -> Result<BlockedPage> {
+        self.admin.outbox.blocked_keys(query).await
+    }
+
+    async fn skip_head(&self, key: String, head: MessageId) -> Result<Unblocked> {
+        self.admin.outbox.skip_head(key, head).await
+    }
+
+    async fn release_head(&self, key: String, head: MessageId) -> Result<Unblocked> {
+        self.admin.outbox.release_head(key, head).await
+    }
+
     async fn history(&self, id: MessageId) -> Result<Vec<FailedAttempt>> {
         self.admin.outbox.history(id).await
     }
@@ -219,7 +245,7 @@ impl Harness for Roles {
     type Repository = ByRole;
 
     async fn start() -> Result<Self, Skip> {
-        Self::create().await
+        Self::create(Producers::ReadKeys).await
     }
 
     fn repository(&self) -> &ByRole {
@@ -279,9 +305,9 @@ mod postgres {
     outbox_testkit::conformance!(Roles: repository, operations, processed);
 }
 
-/// Runs a test with roles of its own, or skips it loudly.
+/// Runs a test with roles of its own as grants.sql makes them, or skips it loudly.
 async fn run_with_roles(test: impl AsyncFnOnce(&Roles)) {
-    let Ok(roles) = Roles::start().await else { return };
+    let Ok(roles) = Roles::create(Producers::InsertOnly).await else { return };
     test(&roles).await;
     roles.finish().await;
 }

@@ -39,7 +39,9 @@ impl Place {
     async fn connect(&self, pool: Pool<'_>) -> DatabaseConnection {
         let url = match self {
             Self::Postgres { url, .. } => pool.url.unwrap_or(url).to_owned(),
-            Self::MySql { url, schema } => mysql_database(url, &format!("{schema}{}", pool.suffix)).await,
+            Self::MySql { url, schema } => {
+                mysql_database(pool.url.unwrap_or(url), &format!("{schema}{}", pool.suffix)).await
+            }
             Self::Sqlite { file, .. } => format!("sqlite://{}?mode=rwc", file.display()),
         };
         let mut options = ConnectOptions::new(url);
@@ -153,13 +155,11 @@ impl Site {
         Self::create(Place::MySql { url: url.to_owned(), schema }, &[]).await
     }
 
-    /// As [`Self::postgres`], and a pool of its own that reaches the server through a proxy.
-    pub(crate) async fn with_proxy() -> Option<(Self, Proxy, DatabaseConnection)> {
-        let site = Self::postgres().await?;
-        let server = outbox_testkit::server::postgres().await.ok()?;
-        let (proxy, url) = proxied(server.url()).await;
-        let db = site.connect(Pool { url: Some(&url), ..Pool::of(6) }).await;
-        Some((site, proxy, db))
+    /// A pool of its own that reaches the server through a proxy.
+    pub(crate) async fn through_proxy(&self) -> (Proxy, DatabaseConnection) {
+        let (proxy, url) = proxied(&self.url()).await;
+        let db = self.connect(Pool { url: Some(&url), ..Pool::of(6) }).await;
+        (proxy, db)
     }
 
     /// In a file of its own.
@@ -177,11 +177,18 @@ impl Site {
         }
     }
 
-    /// The place of the process that has started this one; our number is part of the application's name.
+    /// The place of the process that has started this one; our number is part of the application's name, on MySQL also of the
+    /// user's.
     pub(crate) async fn reopen(place: &str) -> Self {
-        let place = match std::env::var("OUTBOX_TEST_POSTGRES_URL").ok().filter(|url| !url.is_empty()) {
-            Some(url) => Place::Postgres { url, schema: place.to_owned() },
-            None => Place::Sqlite { file: place.into(), _folder: None },
+        let given = |variable| std::env::var(variable).ok().filter(|url| !url.is_empty());
+        let schema = place.to_owned();
+        let place = match (given(POSTGRES_URL), given(MYSQL_URL)) {
+            (Some(url), _) => Place::Postgres { url, schema },
+            (_, Some(url)) => {
+                let user = format!("{}_{}", mysql_user_name(&schema), std::process::id());
+                Place::MySql { url: mysql_user(&url, &user, "ALL PRIVILEGES ON *.*").await, schema }
+            }
+            _ => Place::Sqlite { file: place.into(), _folder: None },
         };
         let suffix = format!("_{}", std::process::id());
         Self::open(place, Pool { suffix: &suffix, ..Pool::of(6) }).await
@@ -223,6 +230,10 @@ impl Site {
 
     pub(crate) fn is_postgres(&self) -> bool {
         matches!(self.place, Place::Postgres { .. })
+    }
+
+    pub(crate) fn is_sqlite(&self) -> bool {
+        matches!(self.place, Place::Sqlite { .. })
     }
 
     pub(crate) fn is_mysql(&self) -> bool {
@@ -327,12 +338,37 @@ impl Site {
                  AND state LIKE 'idle in transaction%'"
             ),
             Place::MySql { schema, .. } => format!(
-                "SELECT count(*) FROM information_schema.INNODB_TRX AS t JOIN information_schema.PROCESSLIST AS p \
-                 ON p.ID = t.TRX_MYSQL_THREAD_ID WHERE p.DB LIKE '{schema}%' AND p.COMMAND = 'Sleep'"
+                "SELECT count(*) FROM information_schema.INNODB_TRX AS t JOIN {} AS p \
+                 ON p.ID = t.TRX_MYSQL_THREAD_ID WHERE p.DB LIKE '{schema}%' AND p.COMMAND = 'Sleep'",
+                mysql_sessions(&self.db).await
             ),
             Place::Sqlite { .. } => return false,
         };
         self.value::<i64>(&sql).await > 0
+    }
+
+    /// Ends one session of ours, whichever the server picks; seen from `observer`.
+    pub(crate) async fn end_one_session(&self, observer: &DatabaseConnection) {
+        match &self.place {
+            Place::Postgres { schema, .. } => {
+                let sql = format!(
+                    "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity \
+                     WHERE application_name = '{schema}' ORDER BY random() LIMIT 1) AS one"
+                );
+                let _: i64 = value(observer, &sql).await;
+            }
+            Place::MySql { schema, .. } => {
+                let sessions = mysql_sessions(observer).await;
+                let sessions = format!(
+                    "SELECT CAST(ID AS SIGNED) FROM {sessions} WHERE DB = '{schema}' ORDER BY RAND() LIMIT 1"
+                );
+                for id in values::<i64>(observer, &sessions).await {
+                    // it may end by itself
+                    let _ = observer.execute_unprepared(&format!("KILL {id}")).await;
+                }
+            }
+            Place::Sqlite { .. } => {}
+        }
     }
 
     /// Removes everything, also what tests have left open on purpose.
@@ -356,9 +392,8 @@ impl Site {
     async fn finish_mysql(self) {
         let Place::MySql { url, schema } = &self.place else { return };
         let db = Database::connect(ConnectOptions::new(url)).await.expect("connect");
-        let sessions = format!(
-            "SELECT CAST(ID AS SIGNED) FROM information_schema.PROCESSLIST WHERE DB LIKE '{schema}%'"
-        );
+        let sessions = mysql_sessions(&db).await;
+        let sessions = format!("SELECT CAST(ID AS SIGNED) FROM {sessions} AS p WHERE DB LIKE '{schema}%'");
         for id in values::<i64>(&db, &sessions).await {
             // it may end by itself
             let _ = db.execute_unprepared(&format!("KILL {id}")).await;
@@ -369,6 +404,42 @@ impl Site {
         for database in values::<String>(&db, &databases).await {
             db.execute_unprepared(&format!("DROP DATABASE {database}")).await.expect("drop the database");
         }
+        let users = format!(
+            "SELECT CAST(User AS CHAR) FROM mysql.user WHERE User LIKE '{}%'",
+            mysql_user_name(schema)
+        );
+        for user in values::<String>(&db, &users).await {
+            db.execute_unprepared(&format!("DROP USER '{user}'@'%'")).await.expect("drop the user");
+        }
+    }
+}
+
+/// What the names of a test's users begin with; they have at most 32 characters.
+pub(crate) fn mysql_user_name(schema: &str) -> &str {
+    &schema[..20]
+}
+
+/// Makes a user of the server at `url` with this privilege; the URL that it connects with.
+pub(crate) async fn mysql_user(url: &str, user: &str, privilege: &str) -> String {
+    let db = Database::connect(ConnectOptions::new(url)).await.expect("connect");
+    for sql in [
+        format!("CREATE USER IF NOT EXISTS '{user}'@'%' IDENTIFIED BY 'secret'"),
+        format!("GRANT {privilege} TO '{user}'@'%'"),
+    ] {
+        db.execute_unprepared(&sql).await.expect("a user");
+    }
+    db.close().await.expect("close");
+    let (scheme, rest) = url.split_once("://").expect("a URL");
+    let (_, place) = rest.rsplit_once('@').expect("a user");
+    format!("{scheme}://{user}:secret@{place}")
+}
+
+/// The table with the sessions of the server. That of MariaDB fails on MySQL where one of them has a token in its statement.
+pub(crate) async fn mysql_sessions(db: &impl ConnectionTrait) -> &'static str {
+    let version: String = value(db, "SELECT version()").await;
+    match version.contains("MariaDB") {
+        true => "information_schema.PROCESSLIST",
+        false => "performance_schema.processlist",
     }
 }
 
@@ -391,7 +462,12 @@ impl Victim {
                 format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{schema}{suffix}'")
             }
             Place::MySql { schema, .. } => {
-                format!("SELECT count(*) FROM information_schema.PROCESSLIST WHERE DB = '{schema}{suffix}'")
+                // one that logs in, which takes MySQL its time, has no database yet
+                format!(
+                    "SELECT count(*) FROM {} AS p \
+                     WHERE DB = '{schema}{suffix}' OR (DB IS NULL AND COMMAND = 'Connect')",
+                    mysql_sessions(&site.db).await
+                )
             }
             Place::Sqlite { .. } => return,
         };
@@ -497,8 +573,14 @@ pub(crate) async fn proxied(url: &str) -> (Proxy, String) {
     let (place, path) = rest.split_once('/').expect("a database in the URL");
     let (user, address) = place.rsplit_once('@').unwrap_or(("", place));
     let target = tokio::net::lookup_host(address).await.expect("the server's address").next();
-    let proxy = Proxy::start(target.expect("the server's address")).await.expect("a proxy");
-    let url = format!("{scheme}://{user}@{}/{path}", proxy.address());
+    let target = target.expect("the server's address");
+    let (proxy, plain) = match scheme {
+        "mysql" => (Proxy::start_mysql(target).await, "ssl-mode=disabled"),
+        _ => (Proxy::start(target).await, ""),
+    };
+    let proxy = proxy.expect("a proxy");
+    let joint = if path.contains('?') { '&' } else { '?' };
+    let url = format!("{scheme}://{user}@{}/{path}{joint}{plain}", proxy.address());
     (proxy, url)
 }
 
@@ -538,7 +620,17 @@ macro_rules! on_sqlite {
     };
 }
 
-pub(crate) use {on_mysql, on_postgres, on_sqlite};
+/// Makes tests of the same functions on several databases; in braces behind one, what is tested there alone.
+macro_rules! on_each {
+    ($($on:ident $({ $($own:ident),* $(,)? })?),* => $cases:tt) => {
+        $(crate::support::on_each! { @one $on { $($($own),*)? } $cases })*
+    };
+    (@one $on:ident { $($own:ident),* } { $($case:ident),* $(,)? }) => {
+        crate::support::$on! { $($own,)* $($case),* }
+    };
+}
+
+pub(crate) use {on_each, on_mysql, on_postgres, on_sqlite};
 
 /// Drops `future` when it is not ready for the `k`-th time; `None` says that it was dropped.
 pub(crate) async fn cancel_at<F: Future>(k: usize, future: F) -> Option<F::Output> {
@@ -554,6 +646,8 @@ pub(crate) async fn cancel_at<F: Future>(k: usize, future: F) -> Option<F::Outpu
     .await
 }
 
+const POSTGRES_URL: &str = "OUTBOX_TEST_POSTGRES_URL";
+const MYSQL_URL: &str = "OUTBOX_TEST_MYSQL_URL";
 /// Set in the processes that tests start of themselves.
 const CHILD: &str = "OUTBOX_TEST_CHILD";
 
@@ -567,9 +661,9 @@ pub(crate) fn child(name: &str, role: &str, url: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", name, "--nocapture", "--test-threads", "1"]).env(CHILD, role);
     command.env_remove("OUTBOX_TEST_SERVER").kill_on_drop(true);
-    let variable =
-        if url.starts_with("mysql") { "OUTBOX_TEST_MYSQL_URL" } else { "OUTBOX_TEST_POSTGRES_URL" };
-    command.env(variable, url);
+    let (used, other) =
+        if url.starts_with("mysql") { (MYSQL_URL, POSTGRES_URL) } else { (POSTGRES_URL, MYSQL_URL) };
+    command.env(used, url).env_remove(other);
     command
 }
 

@@ -14,7 +14,7 @@ use outbox_core::{
 use outbox_sea_orm::{SeaOrm, SeaOrmContext, transactor};
 use sea_orm::{ConnectionTrait, TransactionTrait};
 
-use crate::support::{Site, eventually, on_mysql, on_postgres, on_sqlite};
+use crate::support::{Site, eventually, on_each};
 
 /// Writes a business row and a message.
 async fn place(site: &Site, cx: &Context, name: &str) -> Result<()> {
@@ -270,57 +270,23 @@ async fn a_large_autocommit_is_stored_in_parts(site: &Site) {
     assert_eq!(site.count("outbox").await, 1_000, "two statements");
 }
 
-on_postgres! {
-    run_commits_on_ok,
-    run_rolls_back_on_an_error,
-    run_rolls_back_on_a_panic,
-    run_rolls_back_when_it_is_dropped,
-    a_clone_that_escapes_rolls_back_and_says_so,
-    a_context_without_transaction_commits_nothing,
-    the_transaction_of_another_backend_is_refused,
-    the_transaction_of_another_database_system_is_refused,
-    the_context_is_the_current_one_while_run_runs,
-    a_failed_savepoint_leaves_the_outer_transaction_fine,
-    a_failure_swallowed_in_a_savepoint_dooms_the_savepoint_only,
-    savepoints_nest,
-    no_statement_slips_past_an_open_savepoint,
-    a_savepoint_whose_context_escapes_dooms_the_whole,
-    a_transactor_of_the_table_itself_works_alike,
-    enqueue_in_shares_the_fate_of_the_callers_transaction,
-}
-
-on_mysql! {
-    run_commits_on_ok,
-    run_rolls_back_on_an_error,
-    run_rolls_back_on_a_panic,
-    run_rolls_back_when_it_is_dropped,
-    a_clone_that_escapes_rolls_back_and_says_so,
-    a_context_without_transaction_commits_nothing,
-    the_transaction_of_another_backend_is_refused,
-    the_transaction_of_another_database_system_is_refused,
-    the_context_is_the_current_one_while_run_runs,
-    a_failed_savepoint_leaves_the_outer_transaction_fine,
-    savepoints_nest,
-    no_statement_slips_past_an_open_savepoint,
-    a_savepoint_whose_context_escapes_dooms_the_whole,
-    a_transactor_of_the_table_itself_works_alike,
-    enqueue_in_shares_the_fate_of_the_callers_transaction,
-}
-
-on_sqlite! {
-    a_large_autocommit_is_stored_in_parts,
-    run_commits_on_ok,
-    run_rolls_back_on_an_error,
-    run_rolls_back_on_a_panic,
-    run_rolls_back_when_it_is_dropped,
-    a_clone_that_escapes_rolls_back_and_says_so,
-    a_context_without_transaction_commits_nothing,
-    the_transaction_of_another_backend_is_refused,
-    the_context_is_the_current_one_while_run_runs,
-    a_failed_savepoint_leaves_the_outer_transaction_fine,
-    savepoints_nest,
-    no_statement_slips_past_an_open_savepoint,
-    a_savepoint_whose_context_escapes_dooms_the_whole,
-    a_transactor_of_the_table_itself_works_alike,
-    enqueue_in_shares_the_fate_of_the_callers_transaction,
+on_each! {
+    on_postgres { the_transaction_of_another_database_system_is_refused, a_failure_swallowed_in_a_savepoint_dooms_the_savepoint_only },
+    on_mysql { the_transaction_of_another_database_system_is_refused },
+    on_sqlite { a_large_autocommit_is_stored_in_parts } => {
+        run_commits_on_ok,
+        run_rolls_back_on_an_error,
+        run_rolls_back_on_a_panic,
+        run_rolls_back_when_it_is_dropped,
+        a_clone_that_escapes_rolls_back_and_says_so,
+        a_context_without_transaction_commits_nothing,
+        the_transaction_of_another_backend_is_refused,
+        the_context_is_the_current_one_while_run_runs,
+        a_failed_savepoint_leaves_the_outer_transaction_fine,
+        savepoints_nest,
+        no_statement_slips_past_an_open_savepoint,
+        a_savepoint_whose_context_escapes_dooms_the_whole,
+        a_transactor_of_the_table_itself_works_alike,
+        enqueue_in_shares_the_fate_of_the_callers_transaction,
+    }
 }

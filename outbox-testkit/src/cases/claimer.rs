@@ -26,6 +26,9 @@ pub async fn late_commit_is_delivered<H: Harness>(h: &H) {
     if !h.capabilities().concurrent_writers {
         return lacks::<H>("claimer::late_commit_is_delivered", "concurrent_writers");
     }
+    if !h.capabilities().overtaking {
+        return late_commit_is_waited_for(h).await;
+    }
     let claimer = Claimer::new();
     for _ in 0..5 {
         let cx = h.begin().await;
@@ -34,6 +37,22 @@ pub async fn late_commit_is_delivered<H: Harness>(h: &H) {
         assert_eq!(h.deliver_with(&claimer, request(7), 20).await, sorted(early));
         h.commit(cx).await;
         assert_eq!(h.deliver_with(&claimer, request(7), 2).await, sorted(late));
+    }
+}
+
+/// What holds where nothing overtakes an open transaction: what was enqueued behind it comes with it, in order.
+async fn late_commit_is_waited_for<H: Harness>(h: &H) {
+    lacks::<H>("claimer::late_commit_is_delivered", "overtaking");
+    let claimer = Claimer::new();
+    for _ in 0..5 {
+        let cx = h.begin().await;
+        let late = h.enqueue_in(&cx, drafts(2)).await;
+        let early = h.enqueue(drafts(20)).await;
+        let claim = h.claim_with(request(7).with_claimer(claimer.clone())).await;
+        assert!(claim.is_empty(), "{claim:?} is behind an open transaction");
+        h.commit(cx).await;
+        let all = [late, early].concat();
+        assert_eq!(h.deliver_with(&claimer, request(7), 22).await, sorted(all));
     }
 }
 

@@ -120,7 +120,10 @@ pub async fn trace_headers_travel_with_the_message(h: &impl Harness) {
 }
 
 /// An id that is stored already is reported; the other drafts are stored and the transaction commits.
-pub async fn repeated_id_is_reported_and_the_rest_is_stored(h: &impl Harness) {
+pub async fn repeated_id_is_reported_and_the_rest_is_stored<H: Harness>(h: &H) {
+    if !h.capabilities().unique_ids {
+        return repeated_id_is_another_message(h, "repeated_id_is_reported_and_the_rest_is_stored").await;
+    }
     let known = h.enqueue_one().await;
     let cx = h.begin().await;
     let before = h.enqueue_in(&cx, draft()).await[0];
@@ -134,8 +137,19 @@ pub async fn repeated_id_is_reported_and_the_rest_is_stored(h: &impl Harness) {
     assert_eq!(claimed[0].message.payload, draft().payload, "the stored message must stay as it is");
 }
 
+/// What holds where repeated ids are not noticed: both messages are delivered.
+async fn repeated_id_is_another_message<H: Harness>(h: &H, case: &str) {
+    lacks::<H>(&format!("enqueue::{case}"), "unique_ids");
+    let id = h.enqueue_one().await;
+    h.enqueue(draft().id(id)).await;
+    assert_eq!(h.drain().await, [id, id]);
+}
+
 /// An id that this transaction has enqueued before is reported too.
-pub async fn id_repeated_in_one_transaction_is_reported(h: &impl Harness) {
+pub async fn id_repeated_in_one_transaction_is_reported<H: Harness>(h: &H) {
+    if !h.capabilities().unique_ids {
+        return repeated_id_is_another_message(h, "id_repeated_in_one_transaction_is_reported").await;
+    }
     let cx = h.begin().await;
     let id = h.enqueue_in(&cx, draft()).await[0];
     let repeat = vec![draft().id(id)];
@@ -145,7 +159,10 @@ pub async fn id_repeated_in_one_transaction_is_reported(h: &impl Harness) {
 }
 
 /// The id of a claimed message is taken like any other.
-pub async fn id_of_a_claimed_message_is_taken(h: &impl Harness) {
+pub async fn id_of_a_claimed_message_is_taken<H: Harness>(h: &H) {
+    if !h.capabilities().unique_ids {
+        return repeated_id_is_another_message(h, "id_of_a_claimed_message_is_taken").await;
+    }
     let id = h.enqueue_one().await;
     let claimed = h.claim_one().await;
     let cx = h.begin().await;
@@ -167,6 +184,9 @@ pub async fn id_is_free_again_after_delivery(h: &impl Harness) {
 pub async fn concurrent_repeat_of_an_id_is_stored_once<H: Harness>(h: &H) {
     if !h.capabilities().concurrent_writers {
         return lacks::<H>("enqueue::concurrent_repeat_of_an_id_is_stored_once", "concurrent_writers");
+    }
+    if !h.capabilities().unique_ids {
+        return repeated_id_is_another_message(h, "concurrent_repeat_of_an_id_is_stored_once").await;
     }
     let (first, second, id) = (h.begin().await, h.begin().await, draft().id);
     h.enqueue_in(&first, draft().id(id)).await;

@@ -4,8 +4,10 @@
 
 pub mod claim;
 pub mod claimer;
+pub mod dedup;
 pub mod enqueue;
 pub mod extend;
+pub mod fair;
 pub mod input;
 pub mod inspect;
 pub mod operations;

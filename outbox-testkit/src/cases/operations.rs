@@ -295,9 +295,22 @@ pub async fn discarded_message_is_gone(h: &impl OperationsHarness) {
     assert_eq!(h.drain().await, [id]);
 }
 
-/// The id of a dead letter is taken: enqueueing it again is reported and revives nothing.
-pub async fn id_of_a_dead_letter_is_taken(h: &impl OperationsHarness) {
+/// The id of a dead letter is taken: enqueueing it again is reported and revives nothing. Where only messages to be
+/// delivered have their ids remembered, it is another message, and the dead letter stays.
+pub async fn id_of_a_dead_letter_is_taken<H: OperationsHarness>(h: &H) {
+    if !h.capabilities().unique_ids {
+        return lacks::<H>("operations::id_of_a_dead_letter_is_taken", "unique_ids");
+    }
     let id = bury(h, "no", 1).await[0];
+    if !h.capabilities().ended_ids {
+        lacks::<H>("operations::id_of_a_dead_letter_is_taken", "ended_ids");
+        h.enqueue(draft().id(id)).await;
+        assert_eq!(redrive(h, &[id]).await, [NOT_DEAD], "its id is in use");
+        assert_eq!(h.drain().await, [id]);
+        assert_eq!(redrive(h, &[id]).await, [APPLIED]);
+        assert_eq!(h.drain().await, [id]);
+        return;
+    }
     let cx = h.begin().await;
     let answer = h.repository().enqueue(&cx, vec![draft().id(id)]).await;
     assert_eq!(kind(answer), ErrorKind::AlreadyEnqueued);

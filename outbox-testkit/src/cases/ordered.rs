@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Claimed, Claimer, Declaration, Draft, ErrorKind, Fairness, MessageId, Moved, OnDead,
-    Operations, Outcome, Repository, Settled, Settlement,
+    BlockedKey, BlockedQuery, Blocker, Claim, ClaimRequest, Claimed, Claimer, Declaration, Draft, ErrorKind,
+    Fairness, MAX_BEHIND, MessageId, Moved, OnDead, Operations, Outcome, Repository, Settled, Settlement,
+    Unblocked,
 };
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -14,7 +15,7 @@ use tokio::time::sleep;
 use super::lacks;
 use super::steps::{HOUR, Steps, dead, draft, drafts, ids, insist, on, request, retry, soon, sorted};
 use crate::random::Random;
-use crate::{Corruption, DeclaredHarness, Harness};
+use crate::{Corruption, DeclaredHarness, Harness, OperationsHarness};
 
 async fn continuing<H: DeclaredHarness>(h: &H) -> H {
     h.declared(Declaration::new().ordered(OnDead::Continue)).await
@@ -399,6 +400,169 @@ pub async fn loop_reaches_every_key(h: &impl DeclaredHarness) {
     assert_eq!(delivered, sent);
 }
 
+/// Ends the case on a backend that does not list blocked keys, which must say so.
+macro_rules! needs_blocked_keys {
+    ($h:ident, $case:literal) => {
+        if !$h.capabilities().blocked_keys {
+            lacks::<H>(concat!("ordered::", $case), "blocked_keys");
+            let refused = continuing($h).await.operations().blocked_keys(BlockedQuery::new(1)).await;
+            assert_eq!(refused.expect_err("unsupported").kind(), ErrorKind::Unsupported);
+            return;
+        }
+    };
+}
+
+/// What is blocked, one page.
+async fn blocked(h: &impl OperationsHarness) -> Vec<BlockedKey> {
+    h.operations().blocked_keys(BlockedQuery::new(100)).await.expect("blocked keys").keys
+}
+
+/// A blocked key is listed with its first message, what holds it, and how many wait behind it.
+pub async fn blocked_keys_say_what_holds_them<H: DeclaredHarness>(h: &H) {
+    needs_blocked_keys!(h, "blocked_keys_say_what_holds_them");
+    let h = blocking(h).await;
+    let mut heads = Vec::new();
+    for key in ["claimed", "dead", "retried"] {
+        let head = enqueue_run(&h, key, 1).await;
+        let claim = h.claim(1).await;
+        assert_eq!(ids(&claim), head);
+        match key {
+            "dead" => drop(h.settle(claim[0].lease, dead("beyond help")).await),
+            "retried" => drop(h.settle(claim[0].lease, retry(HOUR)).await),
+            _ => {}
+        }
+        enqueue_run(&h, key, 2).await;
+        heads.extend(head);
+    }
+    enqueue_run(&h, "free", 1).await;
+    let keys = blocked(&h).await;
+    let seen: Vec<_> = keys.iter().map(|key| (&*key.key, key.head, key.n_behind, key.is_estimate)).collect();
+    assert_eq!(
+        seen,
+        [("claimed", heads[0], 2, false), ("dead", heads[1], 2, false), ("retried", heads[2], 2, false)]
+    );
+    assert!(matches!(keys[0].blocker, Blocker::Claimed { expires_in } if expires_in > Duration::ZERO));
+    assert_eq!(keys[1].blocker, Blocker::Dead { error: "beyond help".into() });
+    assert!(matches!(keys[2].blocker, Blocker::Waiting { due_in } if due_in > HOUR / 2 && due_in <= HOUR));
+    assert_eq!(keys[1].topic, "topic");
+}
+
+/// A key that can go on is not listed: one whose message nobody waits behind, or whose dead letter lets it go on.
+pub async fn free_keys_are_not_listed<H: DeclaredHarness>(h: &H) {
+    needs_blocked_keys!(h, "free_keys_are_not_listed");
+    let h = continuing(h).await;
+    h.enqueue(draft()).await;
+    enqueue_run(&h, "dead", 2).await;
+    let claim = h.claim(2).await;
+    let head = claim.iter().find(|claimed| claimed.message.key.is_some()).expect("of the key");
+    let _ = h.settle(head.lease, dead("beyond help")).await;
+    assert_eq!(blocked(&h).await, []);
+    enqueue_run(&h, "alone", 1).await;
+    while !h.claim(10).await.is_empty() {}
+    assert_eq!(blocked(&h).await, []);
+}
+
+/// A page looks at so many keys and says where the next one begins; together they miss nothing.
+pub async fn blocked_keys_come_in_pages<H: DeclaredHarness>(h: &H) {
+    needs_blocked_keys!(h, "blocked_keys_come_in_pages");
+    let h = blocking(h).await;
+    let names = ["", "a", "b", "c", "ä"];
+    for key in names {
+        enqueue_run(&h, key, 2).await;
+    }
+    while !h.claim_with(request(1)).await.is_empty() {}
+    let mut found = Vec::new();
+    let mut query = BlockedQuery::new(2);
+    loop {
+        let page = h.operations().blocked_keys(query).await.expect("a page");
+        assert!(page.keys.len() <= 2);
+        found.extend(page.keys.into_iter().map(|key| key.key));
+        let Some(next) = page.next else { break };
+        query = BlockedQuery::new(2).with_from(next);
+    }
+    assert_eq!(found, names);
+}
+
+/// A long backlog behind a head is counted up to a bound, and says so.
+pub async fn long_backlog_is_an_estimate<H: DeclaredHarness>(h: &H) {
+    needs_blocked_keys!(h, "long_backlog_is_an_estimate");
+    let h = continuing(h).await;
+    enqueue_run(&h, "a", 1).await;
+    assert_eq!(h.claim(1).await.len(), 1);
+    h.enqueue((0..MAX_BEHIND).map(|_| of("a")).collect::<Vec<_>>()).await;
+    let n_behind = async || blocked(&h).await.first().map(|key| (key.n_behind, key.is_estimate));
+    assert_eq!(n_behind().await, Some((MAX_BEHIND as u64, false)));
+    enqueue_run(&h, "a", 1).await;
+    assert_eq!(n_behind().await, Some((MAX_BEHIND as u64, true)));
+}
+
+/// A head that is skipped is gone, and the next one of its key can be claimed; only that head is.
+pub async fn skipped_head_lets_its_key_go_on<H: DeclaredHarness>(h: &H) {
+    needs_blocked_keys!(h, "skipped_head_lets_its_key_go_on");
+    let h = blocking(h).await;
+    for outcome in [dead("beyond help"), retry(HOUR)] {
+        let sent = enqueue_run(&h, "a", 3).await;
+        let first = h.claim(1).await;
+        assert_eq!(ids(&first), sent[..1]);
+        let skip = async |key: &str, id| h.operations().skip_head(key.into(), id).await.expect("skip");
+        assert_eq!(skip("a", sent[0]).await, Unblocked::NotBlocking, "it is claimed");
+        let _ = h.settle(first[0].lease, outcome).await;
+        assert_eq!(skip("b", sent[0]).await, Unblocked::NotBlocking, "of another key");
+        assert_eq!(skip("a", sent[1]).await, Unblocked::NotBlocking, "not the first");
+        assert_eq!(skip("a", sent[0]).await, Unblocked::Applied);
+        assert_eq!(skip("a", sent[0]).await, Unblocked::NotBlocking, "once");
+        assert_eq!(h.drain().await, sent[1..]);
+    }
+}
+
+/// A head that is released is claimed at its place: a dead one with all its attempts, a waiting one with those left.
+pub async fn released_head_comes_first<H: DeclaredHarness>(h: &H) {
+    needs_blocked_keys!(h, "released_head_comes_first");
+    let h = blocking(h).await;
+    for (outcome, attempt) in [(dead("beyond help"), 1), (retry(HOUR), 2)] {
+        let sent = enqueue_run(&h, "a", 2).await;
+        let first = h.claim(1).await;
+        let release = async |id| h.operations().release_head("a".into(), id).await.expect("release");
+        assert_eq!(release(sent[0]).await, Unblocked::NotBlocking, "it is claimed");
+        let _ = h.settle(first[0].lease, outcome).await;
+        assert_eq!(release(sent[1]).await, Unblocked::NotBlocking, "not the first");
+        assert_eq!(release(sent[0]).await, Unblocked::Applied);
+        let again = h.claim(1).await;
+        assert_eq!((ids(&again), again[0].message.attempt), (vec![sent[0]], attempt));
+        h.finish_all(&again).await;
+        assert_eq!(h.drain().await, sent[1..]);
+    }
+}
+
+/// A dead letter that lets its key go on is no head: discarding and redriving it are for that.
+pub async fn dead_letter_that_holds_nobody_is_no_head<H: DeclaredHarness>(h: &H) {
+    needs_blocked_keys!(h, "dead_letter_that_holds_nobody_is_no_head");
+    let h = continuing(h).await;
+    let sent = enqueue_run(&h, "a", 1).await;
+    let first = h.claim(1).await;
+    let _ = h.settle(first[0].lease, dead("beyond help")).await;
+    let operations = h.operations();
+    assert_eq!(operations.skip_head("a".into(), sent[0]).await.expect("skip"), Unblocked::NotBlocking);
+    assert_eq!(operations.release_head("a".into(), sent[0]).await.expect("release"), Unblocked::NotBlocking);
+}
+
+/// Without order there are no blocked keys; bad input is named.
+pub async fn blocked_keys_need_order<H: DeclaredHarness>(h: &H) {
+    needs_blocked_keys!(h, "blocked_keys_need_order");
+    let plain = h.operations();
+    let kinds = [
+        plain.blocked_keys(BlockedQuery::new(1)).await.expect_err("plain").kind(),
+        plain.skip_head("a".into(), MessageId::new_v4()).await.expect_err("plain").kind(),
+        plain.release_head("a".into(), MessageId::new_v4()).await.expect_err("plain").kind(),
+    ];
+    assert_eq!(kinds, [ErrorKind::Unsupported; 3]);
+    let ordered = continuing(h).await;
+    let error = ordered.operations().blocked_keys(BlockedQuery::new(0)).await.expect_err("no limit");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let error = ordered.operations().skip_head("a\0".into(), MessageId::new_v4()).await.expect_err("NUL");
+    assert_eq!(error.to_string(), "invalid key: contains NUL (U+0000)");
+}
+
 /// What does not go together is refused by name.
 pub async fn order_and_turns_by_header_are_refused(h: &impl DeclaredHarness) {
     let both = Declaration::new().ordered(OnDead::Block).fair(Fairness::Header("tenant".into()));
@@ -535,19 +699,35 @@ async fn handle<H: DeclaredHarness>(h: &H, ledger: &Mutex<Ledger>, claimed: &[Cl
     }
 }
 
-/// What an operator does with a dead letter.
+/// What an operator does with a dead letter: where it blocks, sometimes by its key.
 async fn end_dead<H: DeclaredHarness>(h: &H, ledger: &Mutex<Ledger>, id: MessageId, random: &mut Random) {
     tokio::task::yield_now().await;
-    let moved = if random.below(2) == 0 {
-        if !locked(ledger).blocks {
-            locked(ledger).places.remove(&id);
+    let (is_redriven, blocks) = (random.below(2) == 0, locked(ledger).blocks);
+    let key = locked(ledger).places.get(&id).map(|(key, _)| format!("key {key}"));
+    match is_redriven {
+        true if !blocks => drop(locked(ledger).places.remove(&id)),
+        true => {}
+        false => locked(ledger).is_over(id),
+    }
+    let operations = h.operations();
+    let can = h.capabilities().blocked_keys;
+    match key.filter(|_| can && blocks && random.below(2) == 0) {
+        Some(key) => {
+            let unblocked = match is_redriven {
+                true => insist(|| operations.release_head(key.clone(), id)).await,
+                false => insist(|| operations.skip_head(key.clone(), id)).await,
+            };
+            assert_eq!(unblocked, Unblocked::Applied, "nothing of its key comes before it");
         }
-        insist(|| h.operations().redrive(vec![id])).await
-    } else {
-        locked(ledger).is_over(id);
-        let moved = insist(|| h.operations().discard(vec![id])).await;
+        None => {
+            let moved = match is_redriven {
+                true => insist(|| operations.redrive(vec![id])).await,
+                false => insist(|| operations.discard(vec![id])).await,
+            };
+            assert_eq!(moved, [Moved::Applied]);
+        }
+    }
+    if !is_redriven {
         locked(ledger).n_ended += 1;
-        moved
-    };
-    assert_eq!(moved, [Moved::Applied]);
+    }
 }

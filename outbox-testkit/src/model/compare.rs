@@ -5,9 +5,9 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Claimed, Claimer, Context, DeadLetterQuery, Draft, Ended, Error, Lease,
-    MemoryRepository, MessageId, Operations, Outcome, Prune, Repository, Retention, Settlement, Stats,
-    TopicStats, Transactions,
+    Claim, ClaimRequest, Claimed, Claimer, Context, DeadLetter, DeadLetterQuery, Declaration, Draft, Error,
+    Lease, MemoryRepository, MessageId, Operations, Outcome, Prunable, Prune, Repository, Retention,
+    Settlement, Stats, TopicStats, Transactions,
 };
 use tokio::time::sleep;
 
@@ -22,6 +22,8 @@ const MAX_ATTEMPTS: u32 = 3;
 /// With loops nothing runs out of attempts, because a claim does not say which messages it made dead.
 const NO_LIMIT: u32 = 1_000_000;
 const MAX_OPEN: usize = 4;
+/// More than a sequence can make.
+const MAX_DEAD: usize = 1_000;
 
 type Difference = String;
 type Compared<T = ()> = Result<T, Difference>;
@@ -29,19 +31,21 @@ type Compared<T = ()> = Result<T, Difference>;
 /// A backend and the reference after the same calls.
 ///
 /// In the reference each message has a topic of its own, its id. So the reference can be told to claim exactly
-/// the messages that the backend's claim handed out.
+/// the messages that the backend's claim handed out, and refuses those that no claim may hand out now.
 pub(crate) struct Comparison<'h, H: OperationsHarness> {
     harness: &'h H,
     reference: MemoryRepository,
     /// The handle that settles.
     settler: H::Repository,
     with_loops: bool,
+    declared: Declaration,
     claimers: [Claimer; N_CLAIMERS],
     /// Every id ever drafted, with the number of its topic.
     messages: Vec<(MessageId, usize)>,
     /// Every lease ever given: the backend's and the reference's.
     leases: Vec<(Lease, Lease)>,
     open: Vec<Open>,
+    n_opened: usize,
 }
 
 /// A transaction on either side.
@@ -66,18 +70,21 @@ fn topic(number: usize) -> String {
 }
 
 impl<'h, H: OperationsHarness> Comparison<'h, H> {
-    pub(crate) fn new(harness: &'h H, sequence: &Sequence) -> Self {
+    /// The harness's table is declared so.
+    pub(crate) fn new(harness: &'h H, declared: &Declaration, sequence: &Sequence) -> Self {
         let keeping = harness.keeping().filter(|_| sequence.keeps);
         let retention = if keeping.is_some() { Retention::Keep } else { Retention::Delete };
         Self {
             harness,
-            reference: MemoryRepository::new().with_retention(retention),
+            reference: MemoryRepository::new().declared(declared.clone()).with_retention(retention),
             settler: keeping.unwrap_or_else(|| harness.repository().clone()),
             with_loops: sequence.with_loops,
+            declared: declared.clone(),
             claimers: Default::default(),
             messages: Vec::new(),
             leases: Vec::new(),
             open: Vec::new(),
+            n_opened: 0,
         }
     }
 
@@ -94,7 +101,7 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
             Op::EndOpen { which, commit } => self.end_open(*which, *commit).await,
             Op::Repeat { which } => self.repeat(*which).await,
             Op::Claim(claim) if self.with_loops => self.claim_with_loops(claim).await,
-            Op::Claim(claim) => self.claim_exactly(claim).await.map(drop),
+            Op::Claim(claim) => self.claim_alone(claim).await.map(drop),
             Op::CatchUp { claimer, topics } if self.with_loops => self.catch_up(*claimer, *topics).await,
             Op::CatchUp { .. } => Ok(()),
             Op::Settle(endings) => self.settle(endings).await,
@@ -106,7 +113,7 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
             Op::Redrive { which } => self.redrive(*which).await,
             Op::Discard { which } => self.discard(*which).await,
             Op::History { which } => self.history(*which).await,
-            Op::Prune { ended, half_hours } => self.prune(*ended, HOUR / 2 * *half_hours).await,
+            Op::Prune { what, half_hours } => self.prune(*what, HOUR / 2 * *half_hours).await,
             Op::Stats => self.stats().await,
             Op::DeadLetters => self.dead_letters().await,
         }
@@ -131,7 +138,7 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
         let drafts: Vec<_> = sketches.iter().map(|sketch| self.draft(sketch, end)).collect();
         let open = self.begin(drafts).await?;
         match end {
-            End::LeaveOpen => self.open.push(open),
+            End::LeaveOpen => self.leave_open(open),
             End::Commit => self.end(open, true).await?,
             End::RollBack => self.end(open, false).await?,
         }
@@ -139,13 +146,18 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
         Ok(())
     }
 
-    /// A delay counts from the call, and the clock of an open transaction's rows does not move with the
-    /// others: so what stays open has none.
+    /// A delay and the time of a deduplication key count from the call, and the clock of an open transaction's rows does
+    /// not move with the others: so what stays open has neither. Transactions that are open at the same time have no
+    /// order: what stays open has keys of its own.
     fn draft(&mut self, sketch: &Sketch, end: End) -> Draft {
         let mut draft = Draft::new(topic(sketch.topic), vec![b'x'; sketch.bytes]);
         draft.key = sketch.key.map(|key| format!("key-{key}"));
-        if end != End::LeaveOpen {
+        if end == End::LeaveOpen {
+            draft.key = draft.key.map(|key| format!("{key} of transaction {}", self.n_opened));
+        } else {
             draft.delay = HOUR * sketch.delay_hours as u32;
+            let has_keys = self.harness.capabilities().dedup_keys;
+            draft.dedup_key = sketch.dedup_key.filter(|_| has_keys).map(|key| format!("once-{key}"));
         }
         self.messages.push((draft.id, sketch.topic));
         draft
@@ -159,6 +171,11 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
         let expected = self.reference.enqueue(&reference, twins).await.map_err(|error| error.kind());
         agree("enqueue", answer, expected)?;
         Ok(Open { ours, reference })
+    }
+
+    fn leave_open(&mut self, open: Open) {
+        self.open.push(open);
+        self.n_opened += 1;
     }
 
     async fn end(&self, open: Open, commit: bool) -> Compared {
@@ -185,6 +202,10 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
         if !self.open.is_empty() {
             return Ok(());
         }
+        // it may be the id of a message that has ended, which is free there and not in the reference
+        if !self.harness.capabilities().ended_ids {
+            return Ok(());
+        }
         let open = self.begin(vec![Draft::new(topic(number), "again").id(id)]).await?;
         self.end(open, true).await
     }
@@ -209,6 +230,14 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
         let mut twin = request.clone();
         twin.topics = served.map(|ids| twin_topics(&ids));
         twin
+    }
+
+    /// A claim that continues none, and whose answer tells all.
+    async fn claim_alone(&mut self, claim: &ClaimOp) -> Compared<Claim> {
+        match self.declared.is_plain() {
+            true => self.claim_exactly(claim).await,
+            false => self.claim_by_rule(claim).await,
+        }
     }
 
     async fn claim_exactly(&mut self, claim: &ClaimOp) -> Compared<Claim> {
@@ -259,6 +288,24 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
         Ok(())
     }
 
+    /// Where it is open which messages come first, those that come must be allowed to, and what does not fill the
+    /// claim must be all there is.
+    async fn claim_by_rule(&mut self, claim: &ClaimOp) -> Compared<Claim> {
+        let request = self.request(claim);
+        let ours = self.follow(request.clone()).await?;
+        let n_taken = ours.messages.len() + ours.n_dead;
+        if n_taken < request.limit && request.max_bytes.is_none() && !ours.recovered {
+            let twin = self.twin_request(&request, claim.topics);
+            self.nothing_left("left behind by a claim that was not full", twin).await?;
+        }
+        Ok(ours)
+    }
+
+    async fn nothing_left(&self, what: &str, request: ClaimRequest) -> Compared {
+        let left = answered("claim", self.reference.claim(request).await)?;
+        agree(what, (Vec::new(), 0), (self.brief(&left.messages), left.n_dead))
+    }
+
     /// Loops do not recover: their plans for expired leases do not follow a clock that jumps.
     async fn claim_with_loops(&mut self, claim: &ClaimOp) -> Compared {
         let mut request = self.request(claim);
@@ -269,14 +316,16 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
         self.follow(request).await.map(drop)
     }
 
-    /// Claims on the backend, and the same messages on the reference; how many.
-    async fn follow(&mut self, request: ClaimRequest) -> Compared<usize> {
+    /// Claims on the backend, and the same messages on the reference.
+    async fn follow(&mut self, request: ClaimRequest) -> Compared<Claim> {
         let ours = answered("claim", self.harness.repository().claim(request.clone()).await)?;
         check_bounds(&request, &ours)?;
         let ids: Vec<_> = ours.messages.iter().map(|claimed| claimed.message.id).collect();
-        let mut twin = request.with_topics(twin_topics(&ids)).with_recover(ours.recovered);
-        (twin.limit, twin.max_bytes, twin.claimer) = (ids.len().max(1), None, None);
+        let taken: Vec<_> = ids.iter().copied().chain(self.buried_by(&ours).await?).collect();
+        let mut twin = request.with_topics(twin_topics(&taken));
+        (twin.max_bytes, twin.claimer) = (None, None);
         let mut reference = answered("claim", self.reference.claim(twin).await)?;
+        self.compare_runs(&ours.messages, &reference.messages)?;
         let place = |claimed: &Claimed| ids.iter().position(|id| *id == claimed.message.id);
         reference.messages.sort_by_key(place);
         agree(
@@ -284,8 +333,35 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
             self.brief(&ours.messages),
             self.brief(&reference.messages),
         )?;
+        agree("number of messages made dead", ours.n_dead, reference.n_dead)?;
         self.remember(&ours.messages, &reference.messages)?;
-        Ok(ids.len())
+        Ok(ours)
+    }
+
+    /// The messages that a claim made dead: it does not say which.
+    async fn buried_by(&self, claim: &Claim) -> Compared<Vec<MessageId>> {
+        if claim.n_dead == 0 {
+            return Ok(Vec::new());
+        }
+        let [ours, known] = self.all_dead_letters().await?;
+        let is_new = |letter: &&DeadLetter| known.iter().all(|known| known.message.id != letter.message.id);
+        Ok(ours.iter().filter(is_new).map(|letter| letter.message.id).collect())
+    }
+
+    /// The messages of each key come in their order, where there is one.
+    fn compare_runs(&self, ours: &[Claimed], reference: &[Claimed]) -> Compared {
+        if self.declared.ordered.is_none() {
+            return Ok(());
+        }
+        let runs = |claimed: &[Claimed]| {
+            let mut runs = BTreeMap::<String, Vec<Claimed>>::new();
+            for claimed in claimed {
+                let Some(key) = claimed.message.key.clone() else { continue };
+                runs.entry(key).or_default().push(claimed.clone());
+            }
+            runs.into_iter().map(|(key, run)| (key, self.brief(&run))).collect::<Vec<_>>()
+        };
+        agree("runs of the keys", runs(ours), runs(reference))
     }
 
     async fn catch_up(&mut self, claimer: usize, topics: Topics) -> Compared {
@@ -300,18 +376,18 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
             claimer: Some(claimer),
         };
         let request = self.request(&claim).with_recover(false).with_claimer(self.claimers[claimer].clone());
-        while self.follow(request.clone()).await? > 0 {}
+        while !self.follow(request.clone()).await?.is_empty() {}
         let twin = self.twin_request(&self.request(&claim), topics);
-        let missed = answered("claim", self.reference.claim(twin).await)?;
-        agree("missed by the loop", Vec::<String>::new(), self.brief(&missed.messages))
+        self.nothing_left("missed by the loop", twin).await
     }
 
     // ---- settle and extend
 
     async fn settle(&mut self, endings: &[(usize, Ending)]) -> Compared {
+        let is_plain = self.declared.is_plain();
         let mut arrivals = Vec::new();
         let chosen = endings.iter().filter_map(|(which, ending)| {
-            let ending = apart(*ending, &mut arrivals);
+            let ending = if is_plain { apart(*ending, &mut arrivals) } else { *ending };
             Some((pick(&self.leases, *which)?, outcome(ending)))
         });
         let (ours, reference): (Vec<_>, Vec<_>) = chosen
@@ -358,9 +434,9 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
         agree("history", ours, reference)
     }
 
-    async fn prune(&self, ended: Ended, older_than: Duration) -> Compared {
+    async fn prune(&self, what: Prunable, older_than: Duration) -> Compared {
         let mut prune = Prune::done(older_than);
-        prune.ended = ended;
+        prune.what = what;
         let ours = answered("prune", self.harness.operations().prune(prune.clone()).await)?;
         agree("pruned", ours, answered("prune", self.reference.prune(prune).await)?)
     }
@@ -393,19 +469,24 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
     }
 
     async fn dead_letters(&self) -> Compared {
-        let query = DeadLetterQuery::new(1_000);
-        let ours = answered("dead letters", self.harness.operations().dead_letters(query.clone()).await)?;
-        let reference = answered("dead letters", self.reference.dead_letters(query).await)?;
-        let [mut ours, mut reference] = [ours, reference].map(|page| {
-            let letter = |letter: outbox_core::DeadLetter| {
+        let [ours, reference] = self.all_dead_letters().await?.map(|letters| {
+            let letter = |letter: DeadLetter| {
                 (letter.message.id, letter.message.attempt, letter.error, letter.message.payload)
             };
-            page.letters.into_iter().map(letter).collect::<Vec<_>>()
+            let mut letters: Vec<_> = letters.into_iter().map(letter).collect();
+            // a storage that does not number renewed rows anew lists by the first number
+            letters.sort();
+            letters
         });
-        // a storage that does not number renewed rows anew lists by the first number
-        ours.sort();
-        reference.sort();
         agree("dead letters", ours, reference)
+    }
+
+    /// The backend's and the reference's.
+    async fn all_dead_letters(&self) -> Compared<[Vec<DeadLetter>; 2]> {
+        let query = DeadLetterQuery::new(MAX_DEAD);
+        let ours = answered("dead letters", self.harness.operations().dead_letters(query.clone()).await)?;
+        let reference = answered("dead letters", self.reference.dead_letters(query).await)?;
+        Ok([ours.letters, reference.letters])
     }
 
     // ---- the end
@@ -440,14 +521,13 @@ impl<'h, H: OperationsHarness> Comparison<'h, H> {
             claimer: None,
         };
         if !self.with_loops {
-            return Ok(self.claim_exactly(&claim).await?.is_empty());
+            return Ok(self.claim_alone(&claim).await?.is_empty());
         }
         let request = self.request(&claim);
-        if self.follow(request.clone()).await? > 0 {
+        if !self.follow(request.clone()).await?.is_empty() {
             return Ok(false);
         }
-        let missed = answered("claim", self.reference.claim(request).await)?;
-        agree("never delivered", Vec::<String>::new(), self.brief(&missed.messages))?;
+        self.nothing_left("never delivered", request).await?;
         Ok(true)
     }
 }
@@ -486,10 +566,14 @@ fn check_bounds(request: &ClaimRequest, claim: &Claim) -> Compared {
     if n > 1 && request.max_bytes.is_some_and(|max| bytes as u64 > max) {
         return Err(format!("{bytes} bytes for a limit of {:?}", request.max_bytes));
     }
-    if request.claimer.is_some() && claim.recovered {
+    if claim.recovered && (request.claimer.is_some() || !request.recover) {
         return Err("recovered what it was told not to".into());
     }
-    agree("number of messages made dead", claim.n_dead, 0)
+    let is_served = |topic| request.topics.as_ref().is_none_or(|topics| topics.contains(topic));
+    match claim.messages.iter().find(|claimed| !is_served(&claimed.message.topic)) {
+        None => Ok(()),
+        Some(other) => Err(format!("{} was not asked for", other.message.topic)),
+    }
 }
 
 /// Messages that one call makes claimable at the same time have no defined order: only the first is.

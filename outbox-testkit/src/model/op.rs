@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any};
 use proptest::{option, prop_oneof};
 
-use outbox_core::Ended;
+use outbox_core::Prunable;
 
 /// Calls to be made in order.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ pub(crate) enum Op {
         which: usize,
     },
     Prune {
-        ended: Ended,
+        what: Prunable,
         half_hours: u32,
     },
     Stats,
@@ -70,6 +70,7 @@ pub(crate) struct Sketch {
     pub(crate) key: Option<u8>,
     pub(crate) delay_hours: u64,
     pub(crate) bytes: usize,
+    pub(crate) dedup_key: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,11 +123,11 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..N_CLAIMERS, topics()).prop_map(|(claimer, topics)| Op::CatchUp { claimer, topics }),
         20 => vec((which(), ending()), 1..=5).prop_map(Op::Settle),
         6 => (vec(which(), 1..=3), 1..=4_u64).prop_map(|(which, hours)| Op::Extend { which, hours }),
-        10 => (1..=6_u64).prop_map(|half_hours| Op::Advance { half_hours }),
+        10 => half_hours().prop_map(|half_hours| Op::Advance { half_hours }),
         4 => which().prop_map(|which| Op::Redrive { which }),
         2 => which().prop_map(|which| Op::Discard { which }),
         2 => which().prop_map(|which| Op::History { which }),
-        2 => (any::<bool>(), 0..6_u32).prop_map(|(is_done, half_hours)| Op::Prune { ended: if is_done { Ended::Done } else { Ended::Dead }, half_hours }),
+        3 => (prunable(), 0..6_u32).prop_map(|(what, half_hours)| Op::Prune { what, half_hours }),
         3 => Just(Op::Stats),
         2 => Just(Op::DeadLetters),
     ]
@@ -138,8 +139,19 @@ fn which() -> impl Strategy<Value = usize> {
 
 fn sketch() -> impl Strategy<Value = Sketch> {
     let delay_hours = prop_oneof![6 => Just(0), 1 => 1..=3_u64];
-    (0..N_TOPICS, option::of(0..4_u8), delay_hours, 0..40_usize)
-        .prop_map(|(topic, key, delay_hours, bytes)| Sketch { topic, key, delay_hours, bytes })
+    let dedup_key = prop_oneof![2 => Just(None), 1 => (0..5_u8).prop_map(Some)];
+    (0..N_TOPICS, option::of(0..4_u8), delay_hours, 0..40_usize, dedup_key).prop_map(
+        |(topic, key, delay_hours, bytes, dedup_key)| Sketch { topic, key, delay_hours, bytes, dedup_key },
+    )
+}
+
+/// Seldom so long that deduplication keys expire.
+fn half_hours() -> impl Strategy<Value = u64> {
+    prop_oneof![9 => 1..=6_u64, 1 => Just(30)]
+}
+
+fn prunable() -> impl Strategy<Value = Prunable> {
+    prop_oneof![Just(Prunable::Done), Just(Prunable::Dead), Just(Prunable::DedupKeys)]
 }
 
 fn end() -> impl Strategy<Value = End> {

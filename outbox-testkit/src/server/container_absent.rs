@@ -1,6 +1,6 @@
 //! Stands in for `container.rs` in a build without the feature `containers`.
 
-use super::Settings;
+use super::{Settings, StopMode};
 
 #[derive(Debug)]
 pub(super) enum Container {}
@@ -11,6 +11,14 @@ impl Container {
     }
 
     pub(super) fn url(&self) -> &str {
+        match *self {}
+    }
+
+    pub(super) fn stop(&self, _mode: StopMode) -> Result<(), String> {
+        match *self {}
+    }
+
+    pub(super) fn restart(&self) -> Result<(), String> {
         match *self {}
     }
 }

@@ -53,8 +53,17 @@ pub(super) fn order(engine: Engine) -> Result<Vec<Origin>, StartError> {
     }
 }
 
+/// From what a server is started that a test wants for itself; a URL is not for that.
+pub(super) fn private() -> Result<Origin, StartError> {
+    allowed()?;
+    match text(SERVER).as_deref().map(forced).transpose()? {
+        Some(Origin::Container) => Ok(Origin::Container),
+        _ => Ok(Origin::Local),
+    }
+}
+
 /// Fails where the environment asks for tests without a server.
-pub(super) fn allowed() -> Result<(), StartError> {
+fn allowed() -> Result<(), StartError> {
     match text(SERVER).as_deref() {
         Some("none") => Err(StartError::SwitchedOff),
         _ => Ok(()),

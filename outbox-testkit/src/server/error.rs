@@ -46,7 +46,7 @@ pub struct Attempt {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// Only a private server ([`Origin::Local`]) can be controlled; this one came from elsewhere.
+    /// Only a server that was started here can be controlled; this one was not.
     NotPrivate(Origin),
     /// The server did not do what it was told, with the end of its log where that helps.
     Failed(String),

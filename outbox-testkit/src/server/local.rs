@@ -96,7 +96,8 @@ impl Local {
     }
 }
 
-fn signal(engine: Engine, mode: StopMode) -> &'static str {
+/// What ends a server in this way.
+pub(super) fn signal(engine: Engine, mode: StopMode) -> &'static str {
     match (engine, mode) {
         (Engine::Postgres, StopMode::Fast) => "INT",
         (Engine::Postgres, StopMode::Immediate) => "QUIT",
@@ -220,6 +221,8 @@ fn own_options(binaries: &Installation, folder: &Folder) -> Vec<String> {
             format!("--socket={}", inside("socket")),
             format!("--pid-file={}", inside("pid")),
             format!("--init-file={}", inside("init.sql")),
+            // a server that starts removes the temporary tables of others in the same place
+            format!("--tmpdir={}", folder.0.display()),
             format!("--bind-address={HOST}"),
         ],
     }
@@ -236,7 +239,7 @@ fn keeper_is_gone(error: io::Error) -> String {
     format!("the shell that runs the server: {error}")
 }
 
-fn free_port() -> Result<u16, String> {
+pub(super) fn free_port() -> Result<u16, String> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
         .map(|address| address.port())

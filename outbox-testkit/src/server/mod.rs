@@ -107,7 +107,7 @@ pub struct Server {
 
 enum Backing {
     Url,
-    Container { _held: Container },
+    Container(Arc<Container>),
     Local(Arc<Local>),
 }
 
@@ -124,7 +124,6 @@ impl Server {
     }
 
     /// Starts a private server from local binaries, whatever the environment says about URL and containers.
-    /// It is the only kind that can be stopped and restarted.
     ///
     /// # Errors
     /// [`StartError`] when there are no binaries or the server does not come up.
@@ -138,6 +137,11 @@ impl Server {
     /// As [`Server::start`].
     pub fn start_blocking(settings: &Settings) -> Result<Self, StartError> {
         Self::first_of(&env::order(settings.engine())?, settings)
+    }
+
+    /// A server of the caller's own: a container where `OUTBOX_TEST_SERVER` forces one, else from local binaries.
+    fn private_blocking(settings: &Settings) -> Result<Self, StartError> {
+        Self::first_of(&[env::private()?], settings)
     }
 
     /// [`Server::local`] for callers without a runtime.
@@ -165,7 +169,8 @@ impl Server {
             Origin::Container => {
                 let container = Container::start(settings)?;
                 let url = container.url().to_owned();
-                Ok(Self { engine: settings.engine(), url, backing: Backing::Container { _held: container } })
+                let backing = Backing::Container(Arc::new(container));
+                Ok(Self { engine: settings.engine(), url, backing })
             }
             Origin::Local => {
                 let local = Local::start(settings)?;
@@ -201,38 +206,46 @@ impl Server {
     pub fn origin(&self) -> Origin {
         match self.backing {
             Backing::Url => Origin::Url,
-            Backing::Container { .. } => Origin::Container,
+            Backing::Container(_) => Origin::Container,
             Backing::Local(_) => Origin::Local,
         }
     }
 
-    /// Stops a private server and returns when it is gone. Its data stays for [`Self::restart`].
+    /// Stops a server that was started here and returns when it is gone. Its data stays for [`Self::restart`].
     ///
     /// # Errors
-    /// [`ControlError::NotPrivate`] unless [`Self::origin`] is [`Origin::Local`].
+    /// [`ControlError::NotPrivate`] if [`Self::origin`] is [`Origin::Url`].
     pub async fn stop(&self, mode: StopMode) -> Result<(), ControlError> {
-        self.control(move |local| local.stop(mode)).await
+        self.control(move |container| container.stop(mode), move |local| local.stop(mode)).await
     }
 
-    /// Starts a private server again on its port and data, after a fast stop if it still runs, and returns
-    /// when it accepts connections.
+    /// Starts it again on its port and data, after a fast stop if it still runs, and returns when it accepts
+    /// connections.
     ///
     /// # Errors
-    /// [`ControlError::NotPrivate`] unless [`Self::origin`] is [`Origin::Local`];
+    /// [`ControlError::NotPrivate`] if [`Self::origin`] is [`Origin::Url`];
     /// [`ControlError::Failed`] when it does not come up.
     pub async fn restart(&self) -> Result<(), ControlError> {
-        self.control(Local::restart).await
+        self.control(Container::restart, Local::restart).await
     }
 
-    async fn control<F>(&self, action: F) -> Result<(), ControlError>
-    where
-        F: FnOnce(&Local) -> Result<(), String> + Send + 'static,
-    {
-        let Backing::Local(local) = &self.backing else {
-            return Err(ControlError::NotPrivate(self.origin()));
+    async fn control(
+        &self,
+        on_container: impl FnOnce(&Container) -> Result<(), String> + Send + 'static,
+        on_local: impl FnOnce(&Local) -> Result<(), String> + Send + 'static,
+    ) -> Result<(), ControlError> {
+        let done = match &self.backing {
+            Backing::Url => return Err(ControlError::NotPrivate(Origin::Url)),
+            Backing::Container(container) => {
+                let container = Arc::clone(container);
+                blocking(move || on_container(&container)).await
+            }
+            Backing::Local(local) => {
+                let local = Arc::clone(local);
+                blocking(move || on_local(&local)).await
+            }
         };
-        let local = Arc::clone(local);
-        blocking(move || action(&local)).await.map_err(ControlError::Failed)
+        done.map_err(ControlError::Failed)
     }
 }
 

@@ -46,6 +46,7 @@ impl Settings {
         Self::new(Engine::MySql)
             .with("innodb_flush_log_at_trx_commit", "2")
             .with("innodb_fast_shutdown", "2")
+            .with("sync_binlog", "0")
             .with("innodb_buffer_pool_size", "256M")
             .with("max_connections", "400")
     }

@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use super::{Server, Settings, Skipped, StartError, blocking, env, required};
+use super::{Server, Settings, Skipped, StartError, blocking, required};
 
 type Shared = OnceLock<Result<Server, StartError>>;
 
@@ -41,7 +41,8 @@ async fn shared(server: &'static Shared, settings: Settings) -> Result<&'static 
     shared.as_ref().map_err(|error| skip(name, error))
 }
 
-/// A server of the caller's own, for tests that stop, restart or configure it. Needs local binaries.
+/// A server of the caller's own, for tests that stop, restart or configure it: from local binaries, or a container where
+/// `OUTBOX_TEST_SERVER` is `container`.
 ///
 /// # Errors
 /// [`Skipped`] when there are none, after one line on standard error that says what is missing.
@@ -50,8 +51,7 @@ async fn shared(server: &'static Shared, settings: Settings) -> Result<&'static 
 /// When there is no server and `OUTBOX_TEST_REQUIRE` names `local` (for MySQL `local-mysql`).
 pub async fn private(settings: Settings) -> Result<Server, Skipped> {
     let name = settings.engine().local();
-    let start = move || env::allowed().and_then(|()| Server::local_blocking(&settings));
-    blocking(start).await.map_err(|error| skip(name, &error))
+    blocking(move || Server::private_blocking(&settings)).await.map_err(|error| skip(name, &error))
 }
 
 fn skip(name: &str, error: &StartError) -> Skipped {

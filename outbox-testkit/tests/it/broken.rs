@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, Draft, FailedAttempt,
-    Finding, Lease, Mark, Marked, MemoryListener, MemoryRepository, MessageId, Moved, Operations,
-    ProcessedStore, Prune, Repository, Result, Retention, Settled, Settlement, Stats, Transactions, Wakeup,
+    BlockedPage, BlockedQuery, Claim, ClaimRequest, Context, DeadLetterFilter, DeadLetterPage,
+    DeadLetterQuery, Declaration, Draft, FailedAttempt, Finding, Lease, Mark, Marked, MemoryListener,
+    MemoryRepository, MessageId, Moved, Operations, ProcessedStore, Prune, Repository, Result, Retention,
+    Settled, Settlement, Stats, Transactions, Unblocked, Wakeup,
 };
-use outbox_testkit::{Capabilities, Harness, OperationsHarness, ProcessedHarness, Skip};
+use outbox_testkit::{Capabilities, DeclaredHarness, Harness, OperationsHarness, ProcessedHarness, Skip};
 
 /// What a bug remembers from call to call.
 #[derive(Default)]
@@ -184,6 +185,18 @@ impl<B: Bug> Operations for Broken<B> {
         self.store.discard_matching(filter, limit).await
     }
 
+    async fn blocked_keys(&self, query: BlockedQuery) -> Result<BlockedPage> {
+        self.store.blocked_keys(query).await
+    }
+
+    async fn skip_head(&self, key: String, head: MessageId) -> Result<Unblocked> {
+        self.store.skip_head(key, head).await
+    }
+
+    async fn release_head(&self, key: String, head: MessageId) -> Result<Unblocked> {
+        self.store.release_head(key, head).await
+    }
+
     async fn history(&self, id: MessageId) -> Result<Vec<FailedAttempt>> {
         self.store.history(id).await
     }
@@ -259,6 +272,12 @@ impl<B: Bug> OperationsHarness for Broken<B> {
 
     fn keeping(&self) -> Option<Self> {
         Some(Self { store: self.store.clone().with_retention(Retention::Keep), ..self.clone() })
+    }
+}
+
+impl<B: Bug> DeclaredHarness for Broken<B> {
+    async fn declared(&self, declaration: Declaration) -> Self {
+        Self { store: MemoryRepository::new().declared(declaration), ..Self::new() }
     }
 }
 

@@ -4,17 +4,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, DeadLetterFilter, Draft, Ended, Lease, Mark, Marked, MessageId, Moved,
-    Operations, Outcome, ProcessedStore, Prune, Repository, RepositoryExt, Result, Settled, Settlement,
-    Transactions,
+    Claim, ClaimRequest, Context, DeadLetterFilter, Declaration, Draft, Lease, Mark, Marked, MessageId,
+    Moved, OnDead, Operations, Outcome, ProcessedStore, Prunable, Prune, Repository, RepositoryExt, Result,
+    Settled, Settlement, Transactions,
 };
-use outbox_testkit::{cases, find_difference};
+use outbox_testkit::{cases, find_declared_difference, find_difference};
 
 use crate::broken::{Broken, Bug, TRANSACTION};
 
 /// Runs one case on the backend with the bug; it must fail.
 fn finds<B: Bug>(name: &str) {
-    let cases = cases!(Broken<B>: repository, operations, processed);
+    let cases = cases!(Broken<B>: repository, operations, ordered, processed);
     let case = cases.iter().find(|case| case.name() == name).expect("a case of that name");
     let found = catch_unwind(AssertUnwindSafe(|| case.run())).is_err();
     assert!(found, "{name} passes on a backend that breaks its rule");
@@ -24,6 +24,13 @@ fn finds<B: Bug>(name: &str) {
 fn model_finds<B: Bug>() {
     let difference = find_difference::<Broken<B>>(2_000, 40).expect_err("the model must find the bug");
     println!("{difference}");
+}
+
+/// The model of an ordered table finds it; the one of a plain table need not.
+fn ordered_model_finds<B: Bug>() {
+    let declared = Declaration::new().ordered(OnDead::Block);
+    let difference = find_declared_difference::<Broken<B>>(&declared, 2_000, 40);
+    println!("{}", difference.expect_err("the model must find the bug"));
 }
 
 /// Settles by id alone: a stale lease settles what somebody else holds.
@@ -483,6 +490,61 @@ fn redriving_what_is_not_dead_is_found() {
     model_finds::<MovesAnything>();
 }
 
+/// Takes a message of an ordered key and hands out the one behind it only.
+enum LosesHeads {}
+
+impl Bug for LosesHeads {
+    async fn claim(broken: &Broken<Self>, request: ClaimRequest) -> Result<Claim> {
+        let mut claim = broken.store.claim(request).await?;
+        let key = |claim: &Claim, n: usize| claim.messages.get(n)?.message.key.clone();
+        if claim.ordered && key(&claim, 0).is_some() && key(&claim, 0) == key(&claim, 1) {
+            claim.messages.remove(0);
+        }
+        Ok(claim)
+    }
+}
+
+#[test]
+fn handing_out_what_stands_behind_another_is_found() {
+    finds::<LosesHeads>("ordered::run_of_a_key_comes_in_order");
+    ordered_model_finds::<LosesHeads>();
+}
+
+/// Hands out the run of a key backwards.
+enum ReversesRuns {}
+
+impl Bug for ReversesRuns {
+    async fn claim(broken: &Broken<Self>, request: ClaimRequest) -> Result<Claim> {
+        let mut claim = broken.store.claim(request).await?;
+        if claim.ordered {
+            claim.messages.reverse();
+        }
+        Ok(claim)
+    }
+}
+
+#[test]
+fn runs_out_of_order_are_found() {
+    finds::<ReversesRuns>("ordered::run_of_a_key_comes_in_order");
+    ordered_model_finds::<ReversesRuns>();
+}
+
+/// Takes half of what it may.
+enum ClaimsHalf {}
+
+impl Bug for ClaimsHalf {
+    async fn claim(broken: &Broken<Self>, mut request: ClaimRequest) -> Result<Claim> {
+        request.validate()?;
+        request.limit = request.limit.div_ceil(2);
+        broken.store.claim(request).await
+    }
+}
+
+#[test]
+fn leaving_behind_what_a_claim_has_room_for_is_found() {
+    ordered_model_finds::<ClaimsHalf>();
+}
+
 /// Looks whether the record is there and then makes one, with nothing that keeps it unique.
 enum ChecksThenInserts {}
 
@@ -536,7 +598,7 @@ enum PrunesDeadLettersToo {}
 impl Bug for PrunesDeadLettersToo {
     async fn prune(broken: &Broken<Self>, prune: Prune) -> Result<u64> {
         let mut dead = prune.clone();
-        dead.ended = Ended::Dead;
+        dead.what = Prunable::Dead;
         let n_dead = broken.store.prune(dead).await?;
         Ok(n_dead + broken.store.prune(prune).await?)
     }
@@ -589,7 +651,7 @@ impl Bug for Sound {}
 
 #[test]
 fn sound_backend_passes_every_case() {
-    for case in cases!(Broken<Sound>: repository, operations, processed) {
+    for case in cases!(Broken<Sound>: repository, operations, ordered, processed) {
         case.run();
     }
     assert_eq!(find_difference::<Broken<Sound>>(16, 40), Ok(()));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use outbox_core::{
     Claim, ClaimRequest, Claimed, Context, Draft, Error, ErrorKind, Lease, Limits, Message, MessageId,
     NoListener, Outcome, Repository, Result, Settled, Settlement, Transactions, Wakeup, recovery_group,
-    validate_drafts,
+    refuse_dedup_keys, validate_drafts,
 };
 use outbox_testkit::{Capabilities, Harness, Skip, conformance};
 use uuid::Uuid;
@@ -71,6 +71,7 @@ impl Repository for Toy {
         let transaction: &ToyTransaction = cx.transaction()?;
         drafts.iter_mut().for_each(|draft| cx.add_trace_headers(&mut draft.headers));
         validate_drafts(&drafts, &Limits::default())?;
+        refuse_dedup_keys(&drafts)?;
         let ids: Vec<_> = drafts.iter().map(|draft| draft.id).collect();
         let (table, mut own) = (self.table(), transaction.drafts.lock().expect("drafts"));
         let n = drafts.len();

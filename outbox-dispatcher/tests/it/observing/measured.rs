@@ -1,10 +1,12 @@
 //! A run in which everything happens, as a recorder of each kind has it at the end.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use outbox_core::{Draft, ErrorKind, HandlerResultExt, Transactor};
 use outbox_dispatcher::{
-    CancellationToken, DepthWatch, Dispatcher, HandlerResult, Instrumented, Message, Observer, Router,
+    CancellationToken, DepthWatch, Dispatcher, Event, HandlerResult, Instrumented, Message, Observer, Router,
 };
 use tokio::time::sleep;
 
@@ -79,6 +81,8 @@ fn assert_everything_is_seen(all: &All) {
         ("settled orders t retried", 3.0),
         ("settled orders t dead", 3.0),
         ("settled orders away delivered", 1.0),
+        ("handling orders t", 0.0),
+        ("handling orders away", 0.0),
         ("claim_dead orders", 0.0),
         ("paused orders", 0.0),
         ("storage_failures orders claim unavailable", 1.0),
@@ -113,6 +117,38 @@ fn assert_everything_is_seen(all: &All) {
     assert!(seen("call_duration orders claim ok").n as f64 > seen("claims orders fresh").value);
     assert!(seen("claimed orders fresh").value >= 9.0);
     assert!(seen("call_duration orders settle ok").n > 0);
+}
+
+/// Counts what handlers work on as an adapter does.
+#[derive(Clone, Default)]
+struct Working(Arc<AtomicI64>);
+
+impl Observer for Working {
+    fn on(&self, event: &Event<'_>) {
+        match event {
+            Event::Started { topic: "t", .. } => _ = self.0.fetch_add(1, Ordering::SeqCst),
+            Event::Handled { topic: "t", .. } => _ = self.0.fetch_sub(1, Ordering::SeqCst),
+            _ => {}
+        }
+    }
+
+    fn times_handlers(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn handlers_at_work_are_told_of_however_they_end() {
+    let (store, working, token) = (Store::new(), Working::default(), CancellationToken::new());
+    store.enqueue_n("t", 10).await;
+    let router = Calls::new().taking(seconds(100));
+    let dispatcher = Dispatcher::new(store.clone(), router).with_observer(working.clone());
+    let config = config().with_concurrency(4).with_drain_timeout(seconds(1));
+    let running = tokio::spawn(dispatcher.with_config(config).expect("config").run(token.clone()));
+    until(|| working.0.load(Ordering::SeqCst) == 4).await;
+    token.cancel();
+    assert_eq!(running.await.expect("joined").expect("report").n_done, 0);
+    assert_eq!(working.0.load(Ordering::SeqCst), 0, "a handler that is dropped has ended");
 }
 
 #[cfg(feature = "metrics")]
@@ -168,6 +204,9 @@ mod meter {
     fn read(metric: &Metric, all: &mut All) {
         match metric.data() {
             AggregatedMetrics::U64(MetricData::Sum(sum)) => all.extend(sum.data_points().map(|point| {
+                (key(metric.name(), point.attributes()), Seen { n: 0, value: point.value() as f64 })
+            })),
+            AggregatedMetrics::I64(MetricData::Sum(sum)) => all.extend(sum.data_points().map(|point| {
                 (key(metric.name(), point.attributes()), Seen { n: 0, value: point.value() as f64 })
             })),
             AggregatedMetrics::F64(MetricData::Gauge(gauge)) => {

@@ -2,4 +2,4 @@
 SELECT seq, id, topic, `key`, payload, headers, created_at, attempts, fence, 0
   FROM `outbox` FORCE INDEX (`outbox_agenda`)
  WHERE state = 4 AND due = ? AND lease = ?
- ORDER BY place, topic, seq
+ ORDER BY place, seq

@@ -8,4 +8,4 @@ UPDATE (SELECT due.seq, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6
                  LIMIT ?
                    FOR UPDATE SKIP LOCKED) AS due) AS p
   STRAIGHT_JOIN `outbox` AS m FORCE INDEX (PRIMARY) ON m.seq = p.seq
-   SET m.state = 0, m.place = p.place, m.due = p.place
+   SET m.state = 0, m.place = IF(m.place = 0, 0, p.place), m.due = p.place

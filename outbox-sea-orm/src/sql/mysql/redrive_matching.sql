@@ -11,4 +11,4 @@ UPDATE (SELECT t.seq, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
                  LIMIT ?
                    FOR UPDATE SKIP LOCKED) AS t) AS p
   STRAIGHT_JOIN `outbox` AS m FORCE INDEX (PRIMARY) ON m.seq = p.seq
-   SET m.state = 0, m.place = p.fresh, m.due = p.fresh, m.due_since = p.fresh, m.attempts = 0, m.dead_at = NULL
+   SET m.state = 0, m.place = IF(m.place = 0, 0, p.fresh), m.due = p.fresh, m.due_since = p.fresh, m.attempts = 0, m.dead_at = NULL

@@ -1,5 +1,7 @@
 -- The filter: $1 topic, $2 key, $3 part of the error, $4 least and $5 greatest age in microseconds, each may be NULL;
 -- $6 limit. Index: outbox_dead.
+-- The update of nothing fires the trigger that wakes a dispatcher: the dead letter may have blocked its key.
+WITH hint AS (UPDATE "outbox" SET seq = seq WHERE false)
 DELETE FROM "outbox"
  WHERE state = 2
    AND ctid = ANY (ARRAY(

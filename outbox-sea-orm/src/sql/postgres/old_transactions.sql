@@ -12,8 +12,10 @@ SELECT format('session %s of %s%s, %s', pid, usename, ' (' || nullif(application
    AND xact_start < (SELECT clock_timestamp() - $1::bigint * interval '1 microsecond')
 UNION ALL
 SELECT format('prepared transaction %s of %s', gid, owner), extract(epoch FROM clock_timestamp() - prepared)::bigint,
-       EXISTS (SELECT FROM pg_locks AS l
-                WHERE l.virtualtransaction = '-1/' || p.transaction AND l.relation = '"outbox"'::regclass AND l.mode = 'RowExclusiveLock')
+       -- its locks are nobody's; they go by the virtual transaction that it had, and by another one after a restart
+       EXISTS (SELECT FROM pg_locks AS l JOIN pg_locks AS x USING (virtualtransaction)
+                WHERE x.locktype = 'transactionid' AND x.transactionid = p.transaction
+                  AND l.relation = '"outbox"'::regclass AND l.mode = 'RowExclusiveLock' AND l.pid IS NULL)
   FROM pg_prepared_xacts AS p
  WHERE database = current_database() AND prepared < (SELECT clock_timestamp() - $1::bigint * interval '1 microsecond')
 UNION ALL

@@ -30,3 +30,13 @@ CREATE INDEX "outbox_parked" ON "outbox" (available_at) WHERE state = 1;
 CREATE INDEX "outbox_dead" ON "outbox" (seq) WHERE state = 2;
 -- Empty, and so for free, unless delivered messages are kept.
 CREATE INDEX "outbox_done" ON "outbox" (done_at) WHERE state = 3;
+
+-- Which message was the first with a deduplication key, and until when a repeat is answered with it. A table that is
+-- dropped by hand leaves it behind.
+CREATE TABLE IF NOT EXISTS "outbox_dedup" (
+  dedup_key  TEXT NOT NULL PRIMARY KEY,
+  id         BLOB NOT NULL,
+  expires_at INTEGER NOT NULL
+) WITHOUT ROWID;
+-- For pruning.
+CREATE INDEX IF NOT EXISTS "outbox_dedup_expiry" ON "outbox_dedup" (expires_at);

@@ -13,7 +13,7 @@ use super::{
     MAX_ATTEMPTS, POISON, Random, Worker, assert_nothing_is_dead, assert_nothing_is_lost, create_delivery,
     dead_letters, now, produce, wait_until_drained,
 };
-use crate::support::{Site, eventually, run_on_postgres, run_on_sqlite};
+use crate::support::{Site, eventually, mysql_sessions, run_on_sqlite};
 
 /// Something that happened to a message: a claim or a delivery by a process, or its death by nobody.
 #[derive(Clone, Debug)]
@@ -70,8 +70,29 @@ async fn deliveries(site: &Site) -> History {
     history(site, &format!("SELECT message_id, at, pid, attempt FROM {}", site.sql_name("delivery"))).await
 }
 
+/// As [`watch_claims`]; the process is the number behind the name of its user.
+async fn watch_claims_on_mysql(site: &Site) {
+    let (outbox, claimed) = (site.sql_name("outbox"), site.sql_name("claimed"));
+    let trigger = site.sql_name("watch_claims");
+    let id =
+        "INSERT(INSERT(INSERT(INSERT(LOWER(HEX(NEW.id)), 9, 0, '-'), 14, 0, '-'), 19, 0, '-'), 24, 0, '-')";
+    site.execute(&format!(
+        "CREATE TABLE {claimed} (message_id CHAR(36), at DOUBLE, pid BIGINT, attempt INTEGER);
+         CREATE TRIGGER {trigger} AFTER UPDATE ON {outbox} FOR EACH ROW
+           INSERT INTO {claimed} SELECT {id}, {},
+             SUBSTRING_INDEX(SUBSTRING_INDEX(USER(), '@', 1), '_', -1),
+             NEW.attempts + (NEW.state = 2)
+             FROM DUAL WHERE NEW.state = 2 OR NEW.lease IS NOT NULL AND NOT NEW.lease <=> OLD.lease",
+        now(site)
+    ))
+    .await;
+}
+
 /// Makes the server itself write down who claims what, and what dies.
 async fn watch_claims(site: &Site) {
+    if site.is_mysql() {
+        return watch_claims_on_mysql(site).await;
+    }
     let (outbox, claimed) = (site.sql_name("outbox"), site.sql_name("claimed"));
     let function = site.sql_name("watch_claims");
     site.execute(&format!(
@@ -116,9 +137,13 @@ async fn kill(site: &Site, worker: &mut Worker) -> (f64, f64) {
     let now = format!("SELECT {}", now(site));
     let before = site.value(&now).await;
     worker.kill().await;
-    if site.is_postgres() {
+    if !site.is_sqlite() {
+        let (sessions, name) = match site.is_mysql() {
+            true => (mysql_sessions(&site.db).await, "DB"),
+            false => ("pg_stat_activity", "application_name"),
+        };
         let own = format!("'{}_{}%'", site.schema(), worker.pid);
-        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE {own}");
+        let sql = format!("SELECT count(*) FROM {sessions} WHERE {name} LIKE {own}");
         eventually("the server has noticed", async || site.value::<i64>(&sql).await == 0).await;
     }
     (before, site.value(&now).await)
@@ -126,7 +151,7 @@ async fn kill(site: &Site, worker: &mut Worker) -> (f64, f64) {
 
 async fn killed_dispatchers_lose_nothing(site: &Site, n_kills: usize, n_at_once: usize) {
     create_delivery(site).await;
-    if site.is_postgres() {
+    if !site.is_sqlite() {
         watch_claims(site).await;
     }
     let random = Random::start();
@@ -149,10 +174,10 @@ async fn killed_dispatchers_lose_nothing(site: &Site, n_kills: usize, n_at_once:
     let n_duplicates = assert_kills_explain_it("deliveries", &deliveries, &kills);
     println!("{} messages, {n_kills} kills, {n_again} recovered, {n_duplicates} twice", deliveries.len());
     assert!(n_again > 0, "no kill has met a message");
-    if site.is_postgres() {
-        assert_kills_explain_claims(site, &kills).await;
-    } else {
+    if site.is_sqlite() {
         assert_nothing_is_dead(site).await;
+    } else {
+        assert_kills_explain_claims(site, &kills).await;
     }
 }
 
@@ -226,30 +251,38 @@ async fn a_killed_producer_leaves_both_rows_or_none(site: &Site) {
 
 const LIMIT: Duration = Duration::from_secs(180);
 
-mod postgres {
-    use super::{LIMIT, run_on_postgres, timeout};
+macro_rules! crashes_on {
+    ($database:ident with $run:ident) => {
+        mod $database {
+            use super::{LIMIT, timeout};
+            use crate::support::$run;
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn fifty_killed_dispatchers_lose_nothing() {
-        let test = run_on_postgres(async |site| super::killed_dispatchers_lose_nothing(site, 50, 2).await);
-        timeout(LIMIT, test).await.expect("in time");
-    }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn fifty_killed_dispatchers_lose_nothing() {
+                let test = $run(async |site| super::killed_dispatchers_lose_nothing(site, 50, 2).await);
+                timeout(LIMIT, test).await.expect("in time");
+            }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_poison_message_kills_no_neighbour() {
-        timeout(LIMIT, run_on_postgres(super::a_poison_message_kills_no_neighbour)).await.expect("in time");
-    }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn a_poison_message_kills_no_neighbour() {
+                timeout(LIMIT, $run(super::a_poison_message_kills_no_neighbour)).await.expect("in time");
+            }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_producer_killed_before_its_commit_leaves_neither_row() {
-        run_on_postgres(super::a_producer_killed_before_its_commit_leaves_neither_row).await;
-    }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn a_producer_killed_before_its_commit_leaves_neither_row() {
+                $run(super::a_producer_killed_before_its_commit_leaves_neither_row).await;
+            }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_killed_producer_leaves_both_rows_or_none() {
-        run_on_postgres(super::a_killed_producer_leaves_both_rows_or_none).await;
-    }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn a_killed_producer_leaves_both_rows_or_none() {
+                $run(super::a_killed_producer_leaves_both_rows_or_none).await;
+            }
+        }
+    };
 }
+
+crashes_on! { postgres with run_on_postgres }
+crashes_on! { mysql with run_on_mysql }
 
 mod sqlite {
     use super::{LIMIT, run_on_sqlite, timeout};

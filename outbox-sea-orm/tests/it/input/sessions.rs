@@ -102,6 +102,21 @@ async fn one_of_many_is_first(db: &DatabaseConnection) {
     }
 }
 
+async fn all_get_the_first_id(db: &DatabaseConnection) {
+    let outbox = OutboxTable::new(db, TableName::parse("outbox").expect("name"));
+    for round in 0..10 {
+        let tx = transactor(db);
+        let enqueue = || async {
+            let keyed = || Draft::new("t", "").dedup_key(round);
+            persist(async || tx.run(async |cx| outbox.enqueue(cx, keyed()).await).await).await
+        };
+        let ids = timeout(PATIENCE, join_all((0..4).map(|_| enqueue()))).await.expect("stuck");
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    }
+    let claim = outbox.claim(ClaimRequest::new(100, LEASE)).await.expect("claim");
+    assert_eq!(claim.messages.len(), 10);
+}
+
 async fn in_a_database_with(isolation: &str) {
     let Some(database) = OwnDatabase::create().await else { return };
     let name = database.name();
@@ -113,6 +128,7 @@ async fn in_a_database_with(isolation: &str) {
     assert_eq!(set, isolation);
     traffic_flows(&db).await;
     one_of_many_is_first(&db).await;
+    all_get_the_first_id(&db).await;
     drop(db);
     database.drop().await;
 }

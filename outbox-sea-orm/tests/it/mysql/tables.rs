@@ -24,7 +24,7 @@ async fn definition(site: &Site, table: &str) -> String {
     );
     let row = site.db.query_one_raw(statement).await.expect("shown").expect("a row");
     let text: String = row.try_get_by_index(1).expect("text");
-    text.replace(&format!("`{table}"), "`T")
+    text.replace(&format!("`{}", table.trim_end_matches("_dedup")), "`T")
 }
 
 async fn every_way_makes_the_same_tables(site: &Site) {
@@ -35,9 +35,11 @@ async fn every_way_makes_the_same_tables(site: &Site) {
     let names = ["by_migrations", "inbox_by_migrations"].map(|name| site.name(name));
     let migrator = Migrator(names);
     migrator.up(&site.db, None).await.expect("up");
-    for [by_migrate, by_ddl, by_migrations] in
-        [["outbox", "by_ddl", "by_migrations"], ["inbox", "inbox_by_ddl", "inbox_by_migrations"]]
-    {
+    for [by_migrate, by_ddl, by_migrations] in [
+        ["outbox", "by_ddl", "by_migrations"],
+        ["outbox_dedup", "by_ddl_dedup", "by_migrations_dedup"],
+        ["inbox", "inbox_by_ddl", "inbox_by_migrations"],
+    ] {
         let expected = definition(site, by_migrate).await;
         assert_eq!(definition(site, by_ddl).await, expected);
         assert_eq!(definition(site, by_migrations).await, expected);
@@ -74,9 +76,15 @@ async fn what_is_missing_is_named(site: &Site) {
     assert!(
         refused(absent.check().await).contains("the table is not there: apply schema.sql or call migrate()")
     );
+    site.execute(&format!("RENAME TABLE {0}_dedup TO {0}_keys", site.sql_name("outbox"))).await;
+    assert!(refused(site.outbox.check().await).contains("outbox_dedup is missing or has other columns"));
+    site.execute(&format!("RENAME TABLE {0}_keys TO {0}_dedup", site.sql_name("outbox"))).await;
     site.execute(&format!("ALTER TABLE {} DROP KEY outbox_agenda", site.sql_name("outbox"))).await;
     assert!(refused(site.outbox.check().await).contains("index outbox_agenda is missing or invalid"));
+    site.execute(&format!("ALTER TABLE {} MODIFY payload MEDIUMTEXT", site.sql_name("outbox"))).await;
+    assert!(refused(site.outbox.check().await).contains("column payload is mediumtext and not longblob"));
     site.execute(&format!("ALTER TABLE {} DROP COLUMN fence", site.sql_name("outbox"))).await;
+    site.execute(&format!("ALTER TABLE {} MODIFY payload LONGBLOB NOT NULL", site.sql_name("outbox"))).await;
     assert!(refused(site.outbox.check().await).contains("column fence is missing: this is no outbox table"));
     site.execute(&format!("CREATE TABLE {} (id INTEGER)", site.sql_name("other"))).await;
     let other = OutboxTable::new(&site.db, site.name("other"));

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use outbox_core::{
-    ClaimRequest, Context, DeadLetterFilter, DeadLetterQuery, Draft, Error, ErrorKind, Inspect, Lease, Mark,
-    Operations, Outcome, ProcessedStore, Prune, Repository, Result, Settlement, Transactions,
+    ClaimRequest, Context, DEDUP_RETENTION, DeadLetterFilter, DeadLetterQuery, Draft, Error, ErrorKind,
+    Inspect, Lease, Mark, Operations, Outcome, ProcessedStore, Prune, Repository, Result, Settlement,
+    Transactions,
 };
+use outbox_testkit::Harness;
 use uuid::Uuid;
 
 use super::{Handles, Roles, run_with_roles};
@@ -21,6 +23,10 @@ async fn everything(Handles { outbox, inbox }: &Handles) -> Vec<(&'static str, R
     let dead = || vec![Settlement::new(lease, Outcome::Dead { error: SECRET.into() })];
     vec![
         ("enqueue", outbox.enqueue_autocommit(Draft::new("t", SECRET)).await.map(drop)),
+        (
+            "enqueue with a key",
+            outbox.enqueue_autocommit(Draft::new("t", SECRET).dedup_key(Uuid::now_v7())).await.map(drop),
+        ),
         ("claim", outbox.claim(ClaimRequest::new(1, HOUR)).await.map(drop)),
         ("settle", outbox.settle(done()).await.map(drop)),
         ("settle a failure", outbox.settle(dead()).await.map(drop)),
@@ -35,6 +41,8 @@ async fn everything(Handles { outbox, inbox }: &Handles) -> Vec<(&'static str, R
         ("history", outbox.history(id).await.map(drop)),
         ("prune", outbox.prune(Prune::done(HOUR)).await.map(drop)),
         ("count prunable", outbox.prune(Prune::dead(HOUR).dry_run()).await.map(drop)),
+        ("prune keys", outbox.prune(Prune::dedup_keys()).await.map(drop)),
+        ("count expired keys", outbox.prune(Prune::dedup_keys().dry_run()).await.map(drop)),
         ("is processed", inbox.is_processed("g", id).await.map(drop)),
         (
             "mark",
@@ -80,7 +88,7 @@ async fn check(roles: &Roles, role: &str, allowed: &[&str]) {
 }
 
 async fn each_role_may_do_its_part_and_nothing_else(roles: &Roles) {
-    check(roles, "producer", &["enqueue"]).await;
+    check(roles, "producer", &["enqueue", "enqueue with a key"]).await;
     let operations = [
         "inspect",
         "stats",
@@ -93,10 +101,11 @@ async fn each_role_may_do_its_part_and_nothing_else(roles: &Roles) {
         "prune",
         "count prunable",
     ];
+    let keys = ["prune keys", "count expired keys"];
     let hot = ["claim", "settle", "settle a failure", "extend"];
     // a dispatcher could do by hand what an operator does: both move the same rows
     check(roles, "dispatcher", &[&hot[..], &operations].concat()).await;
-    check(roles, "admin", &[&hot[..], &operations, &["is processed", "purge"]].concat()).await;
+    check(roles, "admin", &[&hot[..], &operations, &keys, &["is processed", "purge"]].concat()).await;
     check(roles, "consumer", &["is processed", "mark", "store"]).await;
 }
 
@@ -111,6 +120,27 @@ async fn a_producer_forges_nothing(roles: &Roles) {
         let error = sea_orm::ConnectionTrait::execute_unprepared(&producer, &sql).await.expect_err(column);
         assert!(error.to_string().contains("permission denied"), "{column}: {error}");
     }
+}
+
+/// A producer that may only insert learns that a key is taken, and stores the rest; the key is taken until it is pruned.
+async fn a_producer_without_select_learns_that_a_key_is_taken(roles: &Roles) {
+    let producer = roles.handles("producer").await.outbox;
+    let keyed = |key: &str| Draft::new("t", "").dedup_key(key);
+    producer.enqueue_autocommit([keyed("a"), keyed("a")]).await.expect("new");
+    for _ in 0..2 {
+        let error = producer.enqueue_autocommit(keyed("a")).await.expect_err("taken");
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::AlreadyEnqueued, false), "{error:?}");
+        roles.advance(2 * DEDUP_RETENTION).await;
+    }
+    let cx = producer.begin().await.expect("begin");
+    let call = vec![keyed("b"), keyed("a"), Draft::new("t", ""), keyed("b")];
+    let error = producer.enqueue(&cx, call).await.expect_err("taken");
+    assert!(error.to_string().ends_with("enqueued already: 1 of 4"), "{error}");
+    producer.enqueue(&cx, keyed("c")).await.expect("the transaction goes on");
+    producer.commit(cx).await.expect("commit");
+    assert_eq!(roles.by_role.admin.outbox.stats().await.expect("stats").total().n_pending, 4);
+    assert_eq!(roles.by_role.admin.outbox.prune(Prune::dedup_keys()).await.expect("prune"), 1);
+    producer.enqueue_autocommit(keyed("a")).await.expect("new again");
 }
 
 async fn any_role_may_check_and_migrate_what_is_there(roles: &Roles) {
@@ -134,6 +164,11 @@ mod postgres {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_producer_forges_nothing() {
         run_with_roles(super::a_producer_forges_nothing).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_producer_without_select_learns_that_a_key_is_taken() {
+        run_with_roles(super::a_producer_without_select_learns_that_a_key_is_taken).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

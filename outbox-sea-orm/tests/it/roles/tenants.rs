@@ -1,7 +1,11 @@
 //! The row-level security of docs/operations.md: a producer writes for one tenant, a dispatcher sees all.
 
-use outbox_core::{ClaimRequest, Context, Draft, ErrorKind, Operations, Outcome, Repository, Settlement};
+use outbox_core::{
+    ClaimRequest, Context, DEDUP_RETENTION, Draft, ErrorKind, Operations, Outcome, Prune, Repository,
+    Settlement,
+};
 use outbox_sea_orm::{SeaOrmContext, transactor};
+use outbox_testkit::Harness;
 use sea_orm::{ConnectionTrait, Statement};
 
 use super::{Roles, connect, rename_roles, run_with_roles};
@@ -9,12 +13,13 @@ use crate::support::LEASE;
 
 const OPERATIONS: &str = include_str!("../../../../docs/operations.md");
 
-/// The SQL of the chapter on tenants, for this schema's table and roles: the producers' policy and the dispatchers'.
+/// The SQL of the chapter on tenants, for this schema's tables and roles: the producers' policy and the dispatchers'.
 fn policies(schema: &str) -> [String; 2] {
     let (_, chapter) = OPERATIONS.split_once("## Tenants").expect("the chapter");
     let (_, rest) = chapter.split_once("```sql\n").expect("its SQL");
     let (sql, _) = rest.split_once("```").expect("the end of its SQL");
-    let sql = rename_roles(&sql.replace("\"outbox\"", &format!("{schema}.outbox")), schema);
+    let sql = sql.replace("\"outbox\"", &format!("{schema}.outbox"));
+    let sql = rename_roles(&sql.replace("\"outbox_dedup\"", &format!("{schema}.outbox_dedup")), schema);
     let (producers, dispatchers) = sql.split_once("CREATE POLICY all_tenants").expect("two policies");
     [producers.to_owned(), format!("CREATE POLICY all_tenants{dispatchers}")]
 }
@@ -67,6 +72,19 @@ async fn a_producer_writes_for_one_tenant_and_a_dispatcher_sees_all(roles: &Role
     let settled = claim.messages.iter().map(|claimed| Settlement::new(claimed.lease, dead.clone()));
     dispatcher.settle(settled.collect()).await.expect("settle");
     assert_eq!(roles.by_role.admin.outbox.stats().await.expect("stats").total().n_dead, 2);
+    keys_begin_with_their_tenant(roles).await;
+}
+
+async fn keys_begin_with_their_tenant(roles: &Roles) {
+    let enqueue = async |tenant, key: &str| enqueue_as(roles, tenant, draft("acme").dedup_key(key)).await;
+    enqueue(Some("acme"), "acme:k").await.expect("its own");
+    let kind = async |tenant, key| enqueue(tenant, key).await.expect_err(key).kind();
+    assert_eq!(kind(Some("acme"), "acme:k").await, ErrorKind::AlreadyEnqueued);
+    assert_eq!(kind(Some("acme"), "umbrella:k").await, ErrorKind::PermissionDenied);
+    assert_eq!(kind(Some(""), ":k").await, ErrorKind::PermissionDenied);
+    let expired = Prune::dedup_keys().dry_run();
+    roles.advance(DEDUP_RETENTION).await;
+    assert_eq!(roles.by_role.admin.outbox.prune(expired).await.expect("count"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

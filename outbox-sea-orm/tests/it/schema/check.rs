@@ -36,6 +36,34 @@ async fn a_missing_column_is_named(site: &Site) {
     assert!(text.contains("column result is missing: this is no inbox table"), "{text}");
 }
 
+async fn a_column_of_another_type_is_named(site: &Site) {
+    let [outbox, inbox] = ["outbox", "inbox"].map(|table| site.sql_name(table));
+    site.execute(&format!(
+        "ALTER TABLE {outbox} ALTER COLUMN last_error TYPE varchar(80), ALTER COLUMN attempts TYPE bigint;
+         ALTER TABLE {inbox} DROP CONSTRAINT inbox_times,
+         ALTER COLUMN processed_at DROP DEFAULT, ALTER COLUMN processed_at TYPE timestamp"
+    ))
+    .await;
+    let text = refused(site.outbox.check().await);
+    assert!(
+        text.contains("column attempts is bigint and not integer: give it the type that schema.sql says"),
+        "{text}"
+    );
+    let text = refused(site.inbox.check().await);
+    assert!(
+        text.contains("processed_at is timestamp without time zone and not timestamp with time zone"),
+        "{text}"
+    );
+}
+
+async fn a_table_with_a_column_of_another_type_is_named(site: &Site) {
+    let other = OutboxTable::new(&site.db, site.name("other"));
+    let ddl = other.ddl().expect("ddl").replace("payload      BLOB", "payload      TEXT");
+    site.execute(&ddl).await;
+    let text = refused(other.check().await);
+    assert!(text.contains("column payload is TEXT and not BLOB"), "{text}");
+}
+
 async fn a_missing_index_is_named(site: &Site) {
     let [ready, processed_at] = ["outbox_ready", "inbox_processed_at"].map(|index| site.sql_name(index));
     site.execute(&format!("DROP INDEX {ready}")).await;
@@ -44,6 +72,15 @@ async fn a_missing_index_is_named(site: &Site) {
     assert!(text.contains("outbox_ready is missing or invalid"), "{text}");
     let text = refused(site.inbox.check().await);
     assert!(text.contains("inbox_processed_at is missing or invalid"), "{text}");
+}
+
+async fn a_missing_table_of_keys_is_named(site: &Site) {
+    site.execute(&format!("DROP INDEX {}", site.sql_name("outbox_dedup_expiry"))).await;
+    let text = refused(site.outbox.check().await);
+    assert!(text.contains("outbox_dedup_expiry is missing or invalid"), "{text}");
+    site.execute(&format!("DROP TABLE {}", site.sql_name("outbox_dedup"))).await;
+    let text = refused(site.outbox.check().await);
+    assert!(text.contains("outbox_dedup is missing or has other columns: apply schema.sql"), "{text}");
 }
 
 async fn an_invalid_index_is_named(site: &Site) {
@@ -152,7 +189,9 @@ on_postgres! {
     a_missing_table_is_named,
     a_missing_schema_is_a_missing_table,
     a_missing_column_is_named,
+    a_column_of_another_type_is_named,
     a_missing_index_is_named,
+    a_missing_table_of_keys_is_named,
     an_invalid_index_is_named,
     a_newer_version_is_refused,
     a_newer_version_in_the_ddl_is_refused,
@@ -166,7 +205,9 @@ on_postgres! {
 on_sqlite! {
     a_missing_table_is_named,
     a_missing_column_is_named,
+    a_table_with_a_column_of_another_type_is_named,
     a_missing_index_is_named,
+    a_missing_table_of_keys_is_named,
     a_newer_version_in_the_ddl_is_refused,
     migrate_over_a_table_of_somebody_else_says_what_is_missing,
 }

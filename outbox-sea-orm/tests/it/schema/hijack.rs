@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outbox_core::{
-    ClaimRequest, DeadLetterQuery, Draft, Listener, Mark, Marked, Operations, Outcome, ProcessedStore,
+    ClaimRequest, DeadLetterQuery, Draft, Listener, Mark, Marked, Operations, Outcome, ProcessedStore, Prune,
     Readiness, Repository, Result, Settlement, TableName, Wakeup,
 };
 use outbox_sea_orm::{OutboxTable, ProcessedTable, transactor};
@@ -15,6 +15,7 @@ use crate::support::{LEASE, OwnDatabase, PATIENCE, value};
 /// The same tables with their own sequence, in a schema that comes first.
 const EVIL: &str = "CREATE SCHEMA evil; CREATE TABLE evil.outbox (LIKE public.outbox INCLUDING ALL); \
     CREATE TABLE evil.inbox (LIKE public.inbox INCLUDING ALL); \
+    CREATE TABLE evil.outbox_dedup (LIKE public.outbox_dedup INCLUDING ALL); \
     CREATE FUNCTION evil.outbox_notify() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'evil'; END$$";
 
 /// Every statement that there is.
@@ -31,11 +32,23 @@ async fn use_everything(outbox: &OutboxTable, inbox: &ProcessedTable, db: &Datab
     listener.hint().await?;
     listener.stand_down().await?;
     settle_each(outbox).await?;
+    use_keys(outbox).await?;
     assert_eq!(outbox.stats().await?.total().n_dead, 1);
     let letters = outbox.dead_letters(DeadLetterQuery::new(10)).await?.letters;
     let _ = outbox.redrive(letters.iter().map(|letter| letter.message.id).collect()).await?;
     let _ = outbox.discard(ids.clone()).await?;
     use_inbox(inbox, db, ids[0]).await
+}
+
+/// Of one draft and of several, new and repeated, with delays so that no claim sees them.
+async fn use_keys(outbox: &OutboxTable) -> Result<()> {
+    let keyed = |key: &str| Draft::new("t", "").delay(LEASE).dedup_key(key);
+    let first = outbox.enqueue_autocommit(keyed("a")).await?;
+    assert_eq!(outbox.enqueue_autocommit(keyed("a")).await?, first);
+    assert_eq!(outbox.enqueue_autocommit([keyed("b"), keyed("a")]).await?[1], first[0]);
+    assert_eq!(outbox.prune(Prune::dedup_keys().dry_run()).await?, 0);
+    assert_eq!(outbox.prune(Prune::dedup_keys()).await?, 0);
+    Ok(())
 }
 
 async fn settle_each(outbox: &OutboxTable) -> Result<()> {
@@ -82,8 +95,12 @@ async fn another_schema_first_in_the_search_path_changes_nothing_on_postgres() {
     outbox.check().await.expect("check");
     inbox.check().await.expect("check");
     assert_eq!(
-        value::<i64>(&db, "SELECT (SELECT count(*) FROM evil.outbox) + (SELECT count(*) FROM evil.inbox)")
-            .await,
+        value::<i64>(
+            &db,
+            "SELECT (SELECT count(*) FROM evil.outbox) + (SELECT count(*) FROM evil.inbox) \
+                  + (SELECT count(*) FROM evil.outbox_dedup)"
+        )
+        .await,
         0
     );
     let drawn =

@@ -23,8 +23,9 @@ struct Line {
 }
 
 impl Line {
-    async fn open() -> Option<Self> {
-        let (site, proxy, db) = Site::with_proxy().await?;
+    async fn open(site: Option<Site>) -> Option<Self> {
+        let site = site?;
+        let (proxy, db) = site.through_proxy().await;
         let outbox = OutboxTable::new(&db, site.name("outbox"));
         Some(Self { site, proxy, db, outbox })
     }
@@ -78,7 +79,12 @@ async fn a_transaction_is_whole_or_not_there(line: &Line, cut: Cut) {
         eventually("no transaction is left open", async || !site.has_idle_transaction().await).await;
         let name = format!("{cut:?} {k}");
         let n = site.count(&format!("business WHERE name = '{name}'")).await;
-        let n_messages = site.count(&format!("outbox WHERE convert_from(payload, 'UTF8') = '{name}'")).await;
+        let text = if site.is_postgres() {
+            "convert_from(payload, 'UTF8')"
+        } else {
+            "CONVERT(payload USING utf8mb4)"
+        };
+        let n_messages = site.count(&format!("outbox WHERE {text} = '{name}'")).await;
         assert_eq!(n, n_messages, "{name} is half there");
         match result.map_err(|error| error.kind()) {
             Ok(()) => assert_eq!(n, 1, "{name} was acknowledged"),
@@ -119,35 +125,42 @@ async fn every_pool_recovers_at_once(line: &Line) {
 }
 
 /// Runs a test on a line of its own.
-async fn on_line(test: impl AsyncFnOnce(&Line)) {
-    let Some(line) = Line::open().await else { return };
+async fn on_line(site: Option<Site>, test: impl AsyncFnOnce(&Line)) {
+    let Some(line) = Line::open(site).await else { return };
     test(&line).await;
     line.site.finish().await;
 }
 
-mod postgres {
-    use super::{Cut, on_line};
+macro_rules! cut_on {
+    ($database:ident) => {
+        mod $database {
+            use super::{Cut, Site, on_line};
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_transaction_is_whole_or_not_there() {
-        on_line(async |line| {
-            super::a_transaction_is_whole_or_not_there(line, Cut::Before).await;
-            super::a_transaction_is_whole_or_not_there(line, Cut::After).await;
-        })
-        .await;
-    }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn a_transaction_is_whole_or_not_there() {
+                on_line(Site::$database().await, async |line| {
+                    super::a_transaction_is_whole_or_not_there(line, Cut::Before).await;
+                    super::a_transaction_is_whole_or_not_there(line, Cut::After).await;
+                })
+                .await;
+            }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn claimed_messages_come_back() {
-        on_line(async |line| {
-            super::claimed_messages_come_back(line, Cut::Before).await;
-            super::claimed_messages_come_back(line, Cut::After).await;
-        })
-        .await;
-    }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn claimed_messages_come_back() {
+                on_line(Site::$database().await, async |line| {
+                    super::claimed_messages_come_back(line, Cut::Before).await;
+                    super::claimed_messages_come_back(line, Cut::After).await;
+                })
+                .await;
+            }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn every_pool_recovers_at_once() {
-        on_line(super::every_pool_recovers_at_once).await;
-    }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn every_pool_recovers_at_once() {
+                on_line(Site::$database().await, super::every_pool_recovers_at_once).await;
+            }
+        }
+    };
 }
+
+cut_on! { postgres }
+cut_on! { mysql }

@@ -75,8 +75,9 @@ async fn commit_and_wait(site: &Site, id: Uuid) -> Result<()> {
 }
 
 /// The answer is lost on the way from the server (`After`), or COMMIT on the way to it (`Before`).
-async fn lose_a_commit(cut: Cut) {
-    let Some((site, proxy, db)) = Site::with_proxy().await else { return };
+async fn lose_a_commit(site: Option<Site>, cut: Cut) {
+    let Some(site) = site else { return };
+    let (proxy, db) = site.through_proxy().await;
     let id = Uuid::now_v7();
     let commit = async || {
         transactor(&db).run(async |cx| site.outbox.enqueue(cx, Draft::new("t", "").id(id)).await).await
@@ -100,12 +101,22 @@ async fn lose_a_commit(cut: Cut) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_answer_was_cut_off_is_unknown_on_postgres() {
-    lose_a_commit(Cut::After).await;
+    lose_a_commit(Site::postgres().await, Cut::After).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_was_cut_off_is_unknown_on_postgres() {
-    lose_a_commit(Cut::Before).await;
+    lose_a_commit(Site::postgres().await, Cut::Before).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_answer_was_cut_off_is_unknown_on_mysql() {
+    lose_a_commit(Site::mysql().await, Cut::After).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_was_cut_off_is_unknown_on_mysql() {
+    lose_a_commit(Site::mysql().await, Cut::Before).await;
 }
 
 async fn an_error_that_commit_itself_reports_is_known(site: &Site) {

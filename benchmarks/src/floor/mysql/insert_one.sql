@@ -1,0 +1,2 @@
+-- FROZEN.
+INSERT INTO outbox (id, topic, `key`, payload, headers) VALUES (?, ?, ?, ?, ?)

@@ -1,0 +1,101 @@
+//! A table declared ordered: the drain of a backlog over many keys, and of a single one.
+
+use std::path::Path;
+
+use outbox_core::{Draft, OnDead};
+
+use super::neighbours::against;
+use super::part::{Part, Profile};
+use crate::error::Result;
+use crate::load::{BATCH, scramble};
+use crate::meter::Usage;
+use crate::options::Options;
+use crate::ours::Ours;
+use crate::report::{Bound, Line};
+use crate::side::{Side, drained, interleave};
+use crate::site::Site;
+
+const MANY: u64 = 10_000;
+
+/// An ordered table whose messages have so many keys.
+struct Ordered<const N_KEYS: u64>(Ours);
+
+impl<const N_KEYS: u64> Side for Ordered<N_KEYS> {
+    async fn create(site: &Site) -> Result<Self> {
+        Ok(Self(Ours::create_ordered(site, OnDead::Block).await?))
+    }
+
+    async fn enqueue_batches(&self, batches: Vec<Vec<Draft>>) -> Result<()> {
+        let batches = batches.into_iter().map(|batch| batch.into_iter().map(keyed::<N_KEYS>).collect());
+        self.0.enqueue_batches(batches.collect()).await
+    }
+
+    async fn enqueue_singles(&self, parts: Vec<Vec<Draft>>) -> Result<()> {
+        let parts = parts.into_iter().map(|part| part.into_iter().map(keyed::<N_KEYS>).collect());
+        self.0.enqueue_singles(parts.collect()).await
+    }
+
+    async fn drain(&self, n_messages: u64) -> Result<()> {
+        self.0.drain(n_messages).await
+    }
+
+    fn file(&self) -> Option<&Path> {
+        self.0.file()
+    }
+
+    async fn remove(self) -> Result<()> {
+        self.0.remove().await
+    }
+}
+
+/// The draft with one of the keys, by chance but the same in each run.
+fn keyed<const N_KEYS: u64>(draft: Draft) -> Draft {
+    let number = draft.id.as_u128() as u64;
+    draft.key(scramble(number) % N_KEYS)
+}
+
+/// The drain rate over 10,000 keys against that of a table without order.
+pub(crate) async fn many_keys(site: &Site, options: &Options) -> Result<Line> {
+    let n_messages = options.n_messages(200_000);
+    let mut profile = Profile::default();
+    let (plain, ordered) = interleave(
+        site,
+        options.n_rounds,
+        async |round| drained::<Ours>(site, n_messages, round).await,
+        async |round| {
+            Profile::begin(site).await?;
+            let usage = drained::<Ordered<MANY>>(site, n_messages, round).await?;
+            profile = Profile::end(site).await?;
+            Ok(usage)
+        },
+    )
+    .await?;
+    let n_batches = n_messages as f64 / BATCH as f64;
+    let n_statements = (profile.calls(Part::Claim) + profile.calls(Part::Settle)) as f64;
+    let line = Line::new("ordered", site.kind())
+        .with("messages", n_messages)
+        .with("keys", MANY)
+        .with("statements", profile.json());
+    Ok(against(line, &plain, &ordered)
+        .gate("ordered / unordered rate", ordered.ratio_to(&plain), Bound::AtLeast(0.7))
+        .exact_gate(
+            "ordered: claims and settlements per full batch",
+            n_statements / n_batches,
+            Bound::AtMost(3.0),
+        ))
+}
+
+/// The rate at which a single key is drained.
+pub(crate) async fn hot_key(site: &Site, options: &Options) -> Result<Line> {
+    let n_messages = options.n_messages(50_000);
+    let (plain, hot) = interleave(
+        site,
+        options.n_rounds.min(3),
+        async |round| drained::<Ours>(site, n_messages, round).await,
+        async |round| drained::<Ordered<1>>(site, n_messages, round).await,
+    )
+    .await?;
+    let rate = hot.median(Usage::rate);
+    let line = Line::new("hot_key", site.kind()).with("messages", n_messages);
+    Ok(against(line, &plain, &hot).gate("messages of one key a second", rate, Bound::AtLeast(2_000.0)))
+}

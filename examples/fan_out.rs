@@ -1,0 +1,57 @@
+//! One message, several consumers: a log on PostgreSQL with a group for each of them.
+//!
+//! `DATABASE_URL=postgres://… cargo run --example fan_out`; without it there is nothing to show.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use outbox_core::{Draft, HandlerResult, Message, TableName};
+use outbox_dispatcher::{Dispatcher, Router};
+use outbox_examples::AnyError;
+use outbox_sea_orm::{LogGroup, OutboxLog, Start, Subscription};
+use sea_orm::{ConnectionTrait, Database, TransactionTrait};
+
+#[tokio::main]
+async fn main() -> Result<(), AnyError> {
+    let Ok(url) = std::env::var("DATABASE_URL") else {
+        println!("set DATABASE_URL to a PostgreSQL to see a log delivered to two groups");
+        return Ok(());
+    };
+    let db = Database::connect(url).await?;
+    let schema = format!("fan_out_{}", uuid::Uuid::new_v4().simple());
+    let log = OutboxLog::new(&db, TableName::parse(&format!("{schema}.log"))?);
+    log.migrate().await?;
+    let billing = log.register(Subscription::new("billing").with_topics(["order.placed"])).await?;
+    let audit = log.register(Subscription::new("audit")).await?;
+
+    let txn = db.begin().await?;
+    for order in 0..100 {
+        let drafts = [Draft::json("order.placed", &order)?, Draft::json("order.shipped", &order)?];
+        log.enqueue_in(&txn, drafts).await?;
+    }
+    txn.commit().await?;
+
+    println!("billing had {} orders", deliver(billing, &["order.placed"]).await?);
+    println!("audit had {} events", deliver(audit, &["order.placed", "order.shipped"]).await?);
+
+    // a consumer that comes later may read what there is
+    let search = log.register(Subscription::new("search").with_start(Start::Beginning)).await?;
+    println!("search had {} events", deliver(search, &["order.placed", "order.shipped"]).await?);
+    db.execute_unprepared(&format!("DROP SCHEMA {schema} CASCADE")).await?;
+    Ok(())
+}
+
+/// Delivers what is due to one group; how many messages its handlers had.
+async fn deliver(group: LogGroup, topics: &[&str]) -> Result<usize, AnyError> {
+    let n_handled = Arc::new(AtomicUsize::new(0));
+    let router = topics.iter().fold(Router::new(), |router, topic| {
+        let n_handled = Arc::clone(&n_handled);
+        router.on(*topic, async move |_: Message| -> HandlerResult {
+            n_handled.fetch_add(1, SeqCst);
+            Ok(())
+        })
+    });
+    let report = Dispatcher::new(group, router).drain_once().await?;
+    assert_eq!(report.n_done, n_handled.load(SeqCst) as u64);
+    Ok(n_handled.load(SeqCst))
+}

@@ -1,0 +1,114 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outbox_core::{
+    Claim, ClaimRequest, Context, Draft, Lease, MessageId, Repository, Result, Settled, Settlement,
+    TableName, Transactions, Wakeup,
+};
+use tokio::sync::Mutex;
+
+use super::OutboxLog;
+use super::reader::Reader;
+use crate::repository::OutboxTable;
+use crate::sql::LogSql;
+use crate::wakeup::TableListener;
+
+/// One consumer group of a log: [`Repository`], [`Operations`](outbox_core::Operations), [`Wakeup`] and [`Transactions`], so that
+/// dispatchers run on it as on an [`OutboxTable`]. A cheap handle; clones share what this process knows of the log.
+///
+/// A claim leases a range of the log. What becomes of its messages other than done — a retry, a release, a dead letter, an
+/// expired lease, a delay — makes a message of the group's own table, an outbox table, where everything goes on as in a
+/// queue. Dead letters, history and retention are those of that table.
+///
+/// # How it differs from a queue
+/// * A message that became claimable again may come before others that were enqueued earlier.
+/// * Several dispatchers that serve different topics of one group make messages of the group's own table of all that a
+///   claim finds and does not serve: give each of them a group.
+/// * There is no order per key.
+#[derive(Clone)]
+pub struct LogGroup {
+    pub(super) log: OutboxTable,
+    /// What did not simply succeed.
+    pub(super) own: OutboxTable,
+    pub(super) name: Arc<str>,
+    pub(super) sql: Arc<LogSql>,
+    pub(super) reader: Arc<Mutex<Reader>>,
+}
+
+impl LogGroup {
+    pub(super) fn new(log: &OutboxLog, name: &str) -> Result<Self> {
+        let own = OutboxTable::new(&log.table.db, log.group_table(name)?);
+        Ok(Self {
+            sql: Arc::new(LogSql::of(log.name(), own.name())),
+            own: own.sharing(&log.table),
+            log: log.table.clone(),
+            name: name.into(),
+            reader: Arc::default(),
+        })
+    }
+
+    /// The name of the group.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The table of what did not simply succeed: an outbox table.
+    pub fn table(&self) -> &TableName {
+        self.own.name()
+    }
+}
+
+impl fmt::Debug for LogGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogGroup")
+            .field("log", self.log.name())
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Repository for LogGroup {
+    async fn enqueue(&self, cx: &Context, drafts: Vec<Draft>) -> Result<Vec<MessageId>> {
+        self.log.enqueue(cx, super::without_keys(drafts)?).await
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
+        request.validate()?;
+        super::claim::claim(self, request).await
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
+        super::settle::settle(self, settlements).await
+    }
+
+    async fn extend(&self, leases: Vec<Lease>, by: Duration) -> Result<Vec<Settled>> {
+        super::settle::extend(self, leases, by).await
+    }
+}
+
+impl Transactions for LogGroup {
+    async fn begin(&self) -> Result<Context> {
+        self.log.begin().await
+    }
+
+    async fn commit(&self, cx: Context) -> Result<()> {
+        self.log.commit(cx).await
+    }
+
+    async fn rollback(&self, cx: Context) -> Result<()> {
+        self.log.rollback(cx).await
+    }
+}
+
+impl Wakeup for LogGroup {
+    type Listener = TableListener;
+
+    /// One connection for the log and the group's own table; see [`OutboxTable`].
+    async fn listen(&self) -> Result<Option<TableListener>> {
+        if !self.log.can_listen() {
+            return Ok(None);
+        }
+        TableListener::connect(self.log.clone(), self.sql.log_writers.clone()).await.map(Some)
+    }
+}

@@ -1,0 +1,80 @@
+use std::time::Duration;
+
+use outbox_core::{
+    BlockedPage, BlockedQuery, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, FailedAttempt, Finding,
+    MAX_COUNTED, MessageId, Moved, Operations, Prune, Result, Stats, Unblocked,
+};
+use sea_orm::sea_query::Values;
+
+use super::{LogGroup, OutboxLog};
+
+impl Operations for LogGroup {
+    /// What is in the group's own table, and in the log behind what the group has read.
+    async fn stats(&self) -> Result<Stats> {
+        let mut stats = self.own.stats().await?;
+        let values = Values(vec![self.name().into(), (MAX_COUNTED as i64 + 1).into()]);
+        let of_log = Stats::new(self.log.counts(&self.sql.log_stats, values).await?.topics());
+        stats.is_estimate |= of_log.total().n_pending > MAX_COUNTED as u64;
+        for (topic, of_log) in of_log.topics {
+            let sum = stats.topics.entry(topic).or_default();
+            *sum = std::mem::take(sum).plus(&of_log);
+        }
+        Ok(stats)
+    }
+
+    async fn dead_letters(&self, query: DeadLetterQuery) -> Result<DeadLetterPage> {
+        self.own.dead_letters(query).await
+    }
+
+    async fn redrive(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
+        self.own.redrive(ids).await
+    }
+
+    async fn redrive_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
+        self.own.redrive_matching(filter, limit).await
+    }
+
+    async fn discard(&self, ids: Vec<MessageId>) -> Result<Vec<Moved>> {
+        self.own.discard(ids).await
+    }
+
+    async fn discard_matching(&self, filter: DeadLetterFilter, limit: usize) -> Result<u64> {
+        self.own.discard_matching(filter, limit).await
+    }
+
+    async fn blocked_keys(&self, query: BlockedQuery) -> Result<BlockedPage> {
+        self.own.blocked_keys(query).await
+    }
+
+    async fn skip_head(&self, key: String, head: MessageId) -> Result<Unblocked> {
+        self.own.skip_head(key, head).await
+    }
+
+    async fn release_head(&self, key: String, head: MessageId) -> Result<Unblocked> {
+        self.own.release_head(key, head).await
+    }
+
+    async fn history(&self, id: MessageId) -> Result<Vec<FailedAttempt>> {
+        self.own.history(id).await
+    }
+
+    async fn prune(&self, prune: Prune) -> Result<u64> {
+        self.own.prune(prune).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.log.ping().await
+    }
+
+    async fn check(&self) -> Result<()> {
+        OutboxLog { table: self.log.clone() }.check().await?;
+        self.own.check().await
+    }
+
+    /// Of the group's own table, and which transactions hold the log back. It needs a connection for the listener.
+    async fn doctor(&self, patience: Duration) -> Result<Vec<Finding>> {
+        let mut found = self.own.doctor(patience).await?;
+        found.extend(crate::doctor::hold_back(&self.log, patience).await?);
+        Ok(found)
+    }
+}

@@ -1,0 +1,135 @@
+//! How far the log may be read: docs/decisions/071.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use crate::postgres::Horizon;
+
+/// The most sessions whose names are remembered.
+const MAX_SESSIONS: usize = 64;
+/// How soon and how late a reader looks again while an open transaction holds it back.
+const SOON: Duration = Duration::from_millis(2);
+const LATE: Duration = Duration::from_millis(500);
+
+/// What this process knows of the log for one group.
+#[derive(Default)]
+pub(super) struct Reader {
+    horizon: Horizon,
+    sessions: HashSet<String>,
+    /// Everything up to here has been examined by some dispatcher of the group.
+    read_to: i64,
+    held_since: Option<Instant>,
+    /// When the group's own table was looked at last.
+    pub(super) own_at: Option<Instant>,
+}
+
+/// What log_horizon answers.
+pub(super) struct Poll {
+    pub(super) last: i64,
+    pub(super) holders: Vec<String>,
+    pub(super) position: i64,
+    pub(super) session: String,
+}
+
+impl Reader {
+    /// The horizon, where something may be unread below it.
+    pub(super) fn unread(&self) -> Option<i64> {
+        (self.horizon.at > self.read_to).then_some(self.horizon.at)
+    }
+
+    pub(super) fn learn(&mut self, poll: Poll, now: Instant) {
+        let is_held = !poll.holders.is_empty();
+        if !self.sessions.contains(&poll.session) {
+            self.meet(poll.session);
+        }
+        let at = self.horizon.at;
+        if !self.horizon.learn(poll.last, poll.holders.clone(), at) {
+            self.forget();
+            let _ = self.horizon.learn(poll.last, poll.holders, 0);
+        }
+        self.read_to = self.read_to.max(poll.position);
+        let was_held = self.held_since.filter(|_| is_held && self.horizon.at < self.horizon.last);
+        self.held_since = (is_held && self.horizon.at < self.horizon.last).then(|| was_held.unwrap_or(now));
+    }
+
+    /// A session that nobody knows: the server may have crashed since the others were seen, and then it hands out again
+    /// numbers that it had handed out before.
+    fn meet(&mut self, session: String) {
+        if self.sessions.len() >= MAX_SESSIONS {
+            self.sessions.clear();
+        }
+        self.sessions.insert(session);
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        self.horizon = Horizon::default();
+        self.read_to = 0;
+    }
+
+    /// Everything up to `horizon` was examined.
+    pub(super) fn examined(&mut self, horizon: i64) {
+        self.read_to = self.read_to.max(horizon.min(self.horizon.at));
+    }
+
+    /// When to look again although nobody says so, because an open transaction holds the reader back and may roll back.
+    pub(super) fn look_in(&self, now: Instant) -> Option<Duration> {
+        let held = now.duration_since(self.held_since?);
+        Some((held / 4).clamp(SOON, LATE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn poll(last: i64, holders: &[&str], session: &str) -> Poll {
+        let holders = holders.iter().map(|&holder| holder.to_owned()).collect();
+        Poll { last, holders, position: 0, session: session.to_owned() }
+    }
+
+    #[test]
+    fn a_new_session_voids_what_was_remembered() {
+        let (mut reader, now) = (Reader::default(), Instant::now());
+        reader.learn(poll(10, &[], "a"), now);
+        assert_eq!(reader.unread(), Some(10));
+        reader.learn(poll(20, &["1/1"], "a"), now);
+        assert_eq!(reader.unread(), Some(10), "it drew its numbers after the poll before");
+        reader.learn(poll(30, &["1/2"], "b"), now);
+        assert_eq!(reader.unread(), None, "nobody knows since when it holds the lock");
+        reader.learn(poll(40, &["1/3"], "a"), now);
+        assert_eq!(reader.unread(), Some(30), "the old session is known");
+    }
+
+    #[test]
+    fn numbers_that_went_back_void_what_was_remembered() {
+        let (mut reader, now) = (Reader::default(), Instant::now());
+        reader.learn(poll(10, &[], "a"), now);
+        reader.learn(poll(9, &["1/1"], "a"), now);
+        assert_eq!(reader.unread(), None);
+        reader.learn(poll(12, &[], "a"), now);
+        assert_eq!(reader.unread(), Some(12));
+    }
+
+    #[test]
+    fn nothing_is_unread_that_was_examined() {
+        let (mut reader, now) = (Reader::default(), Instant::now());
+        reader.learn(poll(10, &[], "a"), now);
+        reader.examined(10);
+        assert_eq!(reader.unread(), None);
+        assert_eq!(reader.look_in(now), None, "nobody holds it back");
+        reader.learn(Poll { position: 12, ..poll(12, &[], "a") }, now);
+        assert_eq!(reader.unread(), None, "another dispatcher has it");
+    }
+
+    #[test]
+    fn a_reader_that_is_held_back_looks_again() {
+        let (mut reader, now) = (Reader::default(), Instant::now());
+        reader.learn(poll(10, &[], "a"), now);
+        reader.learn(poll(11, &["1/1"], "a"), now);
+        assert_eq!(reader.look_in(now), Some(SOON));
+        assert_eq!(reader.look_in(now + Duration::from_secs(60)), Some(LATE));
+        reader.learn(poll(11, &[], "a"), now);
+        assert_eq!(reader.look_in(now), None);
+    }
+}

@@ -1,0 +1,191 @@
+use std::time::{Duration, Instant};
+
+use outbox_core::{Declaration, Error, ErrorKind, MAX_DELAY, Result};
+use sea_orm::sea_query::{ArrayType, Values};
+use sea_orm::{ConnectionTrait, QueryResult, Value};
+
+use super::{LogGroup, OutboxLog};
+use crate::context::{SeaOrmContext, transactor};
+use crate::dialect::Dialect;
+use crate::error::from_db;
+use crate::row::{ToDatabase, column};
+use crate::sql::Kind;
+
+/// How long a registration waits for transactions that have enqueued and are still open.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Where a group begins to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Start {
+    /// With the first message that is still in the log.
+    Beginning,
+    /// With the first message that was enqueued this long ago, by the database's clock; at most [`MAX_DELAY`].
+    Ago(Duration),
+    /// With what commits from now on.
+    #[default]
+    End,
+}
+
+/// A consumer group to be [registered](OutboxLog::register).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    name: String,
+    topics: Option<Vec<String>>,
+    start: Start,
+}
+
+impl Subscription {
+    /// The group `name`: lower-case letters, digits and underscores. Every topic, from now on.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), topics: None, start: Start::End }
+    }
+
+    /// Wants these topics only; the group passes over others for good.
+    #[must_use]
+    pub fn with_topics<T: Into<String>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
+        self.topics = Some(topics.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Sets where the group begins. It means nothing for a group that is registered already.
+    #[must_use]
+    pub fn with_start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+
+    fn validate(&self) -> Result<()> {
+        if self.topics.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::invalid("topics", "must not be empty"));
+        }
+        match self.start {
+            Start::Ago(age) if age > MAX_DELAY => {
+                Err(Error::invalid("start", format_args!("{age:?}, must be at most {MAX_DELAY:?}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn topics(&self) -> Value {
+        let elements =
+            |topics: &Vec<String>| Box::new(topics.iter().map(|topic| Value::from(topic.as_str())).collect());
+        Value::Array(ArrayType::String, self.topics.as_ref().map(elements))
+    }
+}
+
+impl OutboxLog {
+    /// Registers a group: makes a table of its own, and remembers where it begins. A group that is there keeps its position;
+    /// its topics become those given here, for what it has not read yet.
+    ///
+    /// A start other than the beginning waits until the transactions that have enqueued and are still open have ended, up
+    /// to 30 s. Nothing that commits after the call has returned is passed over.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) that names the field; [`Contention`](ErrorKind::Contention) when such a
+    /// transaction does not end; those of [`migrate`](Self::migrate).
+    pub async fn register(&self, subscription: Subscription) -> Result<LogGroup> {
+        subscription.validate()?;
+        let group = self.group(&subscription.name)?;
+        self.require_postgres()?;
+        if self.update_topics(&subscription).await? {
+            return Ok(group);
+        }
+        let plain = Declaration::new();
+        crate::schema::migrate(&self.table.db, Dialect::Postgres, Kind::Outbox, group.table(), &plain)
+            .await?;
+        let position = self.position(&group, subscription.start).await?;
+        self.insert(&group, &subscription, position).await?;
+        Ok(group)
+    }
+
+    /// Removes a group and what it has not delivered, dead letters included. Whether it was there.
+    ///
+    /// # Errors
+    /// Those of the database; [`InvalidInput`](ErrorKind::InvalidInput) for an impossible name.
+    pub async fn unregister(&self, name: &str) -> Result<bool> {
+        let group = self.group(name)?;
+        let drop_group = crate::sql::drop_log_group(group.table());
+        let [delete_group, delete_ranges] = [&group.sql.log_group_delete, &group.sql.log_ranges_delete];
+        transactor(&self.table.db)
+            .run(async |cx| {
+                let connection = cx.connection()?;
+                let values = || Values(vec![name.into()]);
+                let n = self.table.execute("unregister", connection, delete_group, values()).await?;
+                self.table.execute("unregister", connection, delete_ranges, values()).await?;
+                let dropped = connection.execute_unprepared(&drop_group).await;
+                dropped.map_err(|error| from_db("unregister", self.name(), error))?;
+                Ok(n > 0)
+            })
+            .await
+    }
+
+    /// The names of the registered groups, in order.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn groups(&self) -> Result<Vec<String>> {
+        let sql = &self.group("any")?.sql.log_group_names;
+        let rows = self.table.query("list groups", &self.table.db, sql, Values(Vec::new())).await?;
+        rows.iter().map(|row| column(row, 0)).collect()
+    }
+
+    /// Whether the group is there.
+    async fn update_topics(&self, subscription: &Subscription) -> Result<bool> {
+        let sql = &self.group(&subscription.name)?.sql.log_group_update;
+        let values = Values(vec![subscription.name.as_str().into(), subscription.topics()]);
+        let n = self.table.execute("register", &self.table.db, sql, values).await?;
+        Ok(n > 0)
+    }
+
+    async fn insert(&self, group: &LogGroup, subscription: &Subscription, position: i64) -> Result<()> {
+        let ddl = crate::sql::create_log_group(self.name(), group.table());
+        transactor(&self.table.db)
+            .run(async |cx| {
+                let connection = cx.connection()?;
+                let created = connection.execute_unprepared(&ddl).await;
+                created.map_err(|error| from_db("register", self.name(), error))?;
+                let values = vec![group.name().into(), subscription.topics(), position.into()];
+                self.table.execute("register", connection, &group.sql.log_group_insert, Values(values)).await
+            })
+            .await
+            .map(drop)
+    }
+
+    /// The position to begin behind. Numbers up to the last one belong to transactions that have ended, once all that
+    /// held the lock after it was read have ended.
+    async fn position(&self, group: &LogGroup, start: Start) -> Result<i64> {
+        let age = match start {
+            Start::Beginning => return Ok(0),
+            Start::Ago(age) => Some(age.micros()),
+            Start::End => None,
+        };
+        let (last, mut open) = self.writers(group).await?;
+        let started = Instant::now();
+        while !open.is_empty() {
+            if started.elapsed() > PATIENCE {
+                let detail = format!("{} transactions have enqueued and are still open", open.len());
+                return Err(Error::new(ErrorKind::Contention, "register")
+                    .with_table(self.name())
+                    .with_detail(detail));
+            }
+            tokio::time::sleep(PAUSE).await;
+            let (_, now_open) = self.writers(group).await?;
+            open.retain(|writer| now_open.contains(writer));
+        }
+        let values = Values(vec![last.into(), age.into()]);
+        let row = self.row(&group.sql.log_group_position, values).await?;
+        column(&row, 0)
+    }
+
+    async fn writers(&self, group: &LogGroup) -> Result<(i64, Vec<String>)> {
+        let row = self.row(&group.sql.log_horizon, Values(vec![group.name().into()])).await?;
+        Ok((column(&row, 0)?, column(&row, 1)?))
+    }
+
+    async fn row(&self, sql: &str, values: Values) -> Result<QueryResult> {
+        let rows = self.table.query("register", &self.table.db, sql, values).await?;
+        rows.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Other, "register"))
+    }
+}

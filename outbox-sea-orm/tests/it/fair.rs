@@ -1,0 +1,118 @@
+//! Turns, on real backlogs and with a dispatcher.
+
+use std::sync::{Arc, Mutex};
+
+use outbox_core::{
+    ClaimRequest, Claimer, Draft, ErrorKind, Fairness, Operations, PartitionInterval, Repository,
+};
+use outbox_dispatcher::{Config, Dispatcher, Limit, Message, Router};
+use outbox_sea_orm::OutboxTable;
+
+use crate::support::{LEASE, Site, on_postgres, on_sqlite};
+
+fn by_tenant(site: &Site, tenant: &str) -> OutboxTable {
+    OutboxTable::new(&site.db, site.name("declared")).fair(Fairness::Header(tenant.into()))
+}
+
+async fn by_key(site: &Site) -> OutboxTable {
+    let table = OutboxTable::new(&site.db, site.name("declared")).fair(Fairness::Key);
+    table.migrate().await.expect("migrate");
+    table
+}
+
+async fn a_hundred_thousand_messages_delay_another_by_two_batches_at_most(site: &Site) {
+    let outbox = by_key(site).await;
+    let table = site.sql_name("declared");
+    site.execute(&format!(
+        "INSERT INTO {table} (id, topic, key, payload) SELECT gen_random_uuid(), 't', 'loud', '' FROM generate_series(1, 100000)"
+    ))
+    .await;
+    let claimer = Claimer::new();
+    for key in ["a", "z", "a"] {
+        let id = outbox.enqueue_autocommit(Draft::new("t", "").key(key)).await.expect("enqueue")[0];
+        let mut n_claims = 0;
+        let mut is_found = false;
+        while !is_found {
+            let request = ClaimRequest::new(100, LEASE).with_claimer(claimer.clone());
+            let claim = outbox.claim(request).await.expect("claim");
+            assert_eq!(claim.messages.len(), 100);
+            is_found = claim.messages.iter().any(|claimed| claimed.message.id == id);
+            n_claims += 1;
+        }
+        assert!(n_claims <= 2, "{key} came with claim {n_claims}");
+    }
+}
+
+async fn a_difference_of_turns_is_named(site: &Site) {
+    let plain = OutboxTable::new(&site.db, site.name("declared"));
+    by_tenant(site, "tenant").migrate().await.expect("migrate");
+    by_tenant(site, "tenant").migrate().await.expect("migrate again");
+    by_tenant(site, "tenant").check().await.expect("check");
+    let theirs = "but the table was made \"fair between headers tenant\"";
+    for (other, ours) in [
+        (plain.clone(), "plain"),
+        (plain.fair(Fairness::Key), "\"fair between keys\""),
+        (by_tenant(site, "region"), "\"fair between headers region\""),
+    ] {
+        let error = other.check().await.expect_err("differs").to_string();
+        assert!(error.contains(&format!("declared {ours} here, {theirs}")), "{error}");
+        let error = other.migrate().await.expect_err("differs").to_string();
+        assert!(error.contains(theirs), "{error}");
+    }
+}
+
+async fn missing_parts_of_a_fair_table_are_named(site: &Site) {
+    let outbox = by_key(site).await;
+    site.execute(&format!("DROP INDEX {}_lanes", site.sql_name("declared"))).await;
+    let error = outbox.check().await.expect_err("no index").to_string();
+    assert!(error.contains("declared_lanes is missing"), "{error}");
+    site.execute(&format!("ALTER TABLE {} DROP COLUMN lane", site.sql_name("declared"))).await;
+    let error = outbox.check().await.expect_err("no column").to_string();
+    assert!(error.contains("column lane is missing"), "{error}");
+}
+
+async fn turns_and_partitions_are_refused(site: &Site) {
+    let both = by_tenant(site, "tenant").partitioned(PartitionInterval::Day);
+    for error in [both.migrate().await.expect_err("refused"), both.check().await.expect_err("refused")] {
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
+}
+
+/// Topics with a limit are claimed apart from the others: each of these loops takes turns for itself.
+async fn a_dispatcher_takes_turns_within_its_limits(site: &Site) {
+    let outbox = by_key(site).await;
+    for topic in ["quick", "limited"] {
+        let loud: Vec<_> = (0..300).map(|_| Draft::new(topic, "").key("loud")).collect();
+        outbox.enqueue_autocommit(loud).await.expect("enqueue");
+    }
+    for topic in ["quick", "limited"] {
+        outbox.enqueue_autocommit(Draft::new(topic, "").key("quiet")).await.expect("enqueue");
+    }
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = calls.clone();
+    let handle = async move |message: Message| {
+        seen.lock().expect("calls").push((message.topic.clone(), message.key.clone()));
+        Ok(())
+    };
+    let router = Router::new().on("quick", handle.clone()).on("limited", handle);
+    let config = Config::default().with_batch(20).with_limit(Limit::new(["limited"]).with_concurrency(1));
+    let dispatcher = Dispatcher::new(outbox, router).with_config(config).expect("configuration");
+    dispatcher.drain_once().await.expect("drain");
+    let calls = calls.lock().expect("calls");
+    assert_eq!(calls.len(), 602);
+    for topic in ["quick", "limited"] {
+        let of_topic: Vec<_> = calls.iter().filter(|(of, _)| of == topic).collect();
+        let quiet = of_topic.iter().position(|(_, key)| key.as_deref() == Some("quiet"));
+        assert!(quiet.expect("the quiet key") < 100, "{topic}: {quiet:?} of {}", of_topic.len());
+    }
+}
+
+on_postgres! {
+    a_hundred_thousand_messages_delay_another_by_two_batches_at_most, a_difference_of_turns_is_named,
+    missing_parts_of_a_fair_table_are_named, a_dispatcher_takes_turns_within_its_limits, turns_and_partitions_are_refused
+}
+
+on_sqlite! {
+    a_difference_of_turns_is_named, missing_parts_of_a_fair_table_are_named,
+    a_dispatcher_takes_turns_within_its_limits
+}

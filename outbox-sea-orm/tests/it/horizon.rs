@@ -1,0 +1,475 @@
+//! Random transactions against the rule by which a log is read, and against broken forms of it: the rule loses nothing,
+//! each broken form is caught. docs/decisions/071 has the argument.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use outbox_core::{ClaimRequest, Claimer, Outcome, Repository, Settlement, TableName};
+use outbox_sea_orm::{LogGroup, OutboxLog, Start, Subscription};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, QueryResult, Statement,
+};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+const N_PRODUCERS: usize = 6;
+const DURATION: Duration = Duration::from_secs(5);
+const MAX_ROUNDS: usize = 8;
+/// How long a reader may need to come to its end when the producers have stopped.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a reader breaks the rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    Right,
+    /// Reads whatever is there.
+    NoHorizon,
+    /// Looks at the locks first and at the numbers then.
+    LocksBeforeLast,
+    /// Takes it that a new holder drew its numbers after this poll began.
+    LowOfThisPoll,
+    /// Reads in the snapshot in which it asked.
+    OneSnapshot,
+    /// Reads first and asks then.
+    ReadsFirst,
+    /// Goes on behind the horizon and not behind the last row.
+    CursorIsHorizon,
+    /// Counts only holders that are sessions.
+    NoPrepared,
+}
+
+const BROKEN: [Reader; 7] = [
+    Reader::NoHorizon,
+    Reader::LocksBeforeLast,
+    Reader::LowOfThisPoll,
+    Reader::OneSnapshot,
+    Reader::ReadsFirst,
+    Reader::CursorIsHorizon,
+    Reader::NoPrepared,
+];
+
+/// A source of chance whose seed is printed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % n
+    }
+
+    async fn pause(&mut self, most: u64) {
+        sleep(Duration::from_micros(self.below(most * 1_000))).await;
+    }
+}
+
+async fn connect(url: &str, n_connections: u32) -> DatabaseConnection {
+    let mut options = ConnectOptions::new(url);
+    options.max_connections(n_connections).min_connections(1).sqlx_logging(false);
+    Database::connect(options).await.expect("connect")
+}
+
+async fn rows(db: &DatabaseConnection, sql: String) -> Vec<QueryResult> {
+    db.query_all_raw(Statement::from_string(DbBackend::Postgres, sql)).await.expect("query")
+}
+
+async fn column<T: sea_orm::TryGetable>(db: &DatabaseConnection, sql: String) -> Vec<T> {
+    rows(db, sql).await.iter().map(|row| row.try_get_by_index(0).expect("a value")).collect()
+}
+
+/// A log whose numbers may be drawn otherwise than its INSERT does.
+struct World {
+    url: String,
+    schema: String,
+    /// Numbers are drawn by a statement before the INSERT.
+    draws_early: bool,
+    has_prepared: bool,
+    db: DatabaseConnection,
+}
+
+impl World {
+    async fn create(cache: u32, draws_early: bool) -> Option<Self> {
+        let server = match outbox_testkit::server::postgres().await {
+            Ok(server) => server,
+            Err(skipped) => {
+                assert!(!outbox_testkit::server::required("postgres"), "postgres is required: {skipped}");
+                eprintln!("skipped: horizon on postgres: {skipped}");
+                return None;
+            }
+        };
+        let url = server.url().to_owned();
+        let db = connect(&url, 4).await;
+        let schema = format!("h_{}", Uuid::new_v4().simple());
+        OutboxLog::new(&db, name(&schema)).migrate().await.expect("migrate");
+        let kind = if draws_early { "BY DEFAULT" } else { "ALWAYS" };
+        let ddl = format!(
+            "ALTER TABLE {schema}.log ALTER COLUMN seq SET CACHE {cache}; \
+             ALTER TABLE {schema}.log ALTER COLUMN seq SET GENERATED {kind}; CREATE TABLE {schema}.other (id uuid)"
+        );
+        db.execute_unprepared(&ddl).await.expect("alter");
+        let most: Vec<String> =
+            column(&db, "SELECT current_setting('max_prepared_transactions')".into()).await;
+        let has_prepared = most[0] != "0";
+        Some(Self { url, schema, draws_early, has_prepared, db })
+    }
+
+    /// Produces while `readers` read, and what each of them has done wrong.
+    async fn run(self: &Arc<Self>, readers: &[Reader]) -> (Vec<usize>, usize) {
+        let seed = Uuid::new_v4().as_u128() as u64 | 1;
+        eprintln!("seed {seed}");
+        let foreign = connect(&self.url, 1).await;
+        let open = format!("BEGIN; INSERT INTO {}.other VALUES (gen_random_uuid())", self.schema);
+        foreign.execute_unprepared(&open).await.expect("a foreign transaction");
+        let ended = Arc::new(AtomicBool::new(false));
+        let start = last_number(&self.db, &self.schema).await;
+        let start_reading = |reader| tokio::spawn(read(Arc::clone(self), Arc::clone(&ended), reader, start));
+        let reading: Vec<_> = readers.iter().copied().map(start_reading).collect();
+        let mut producers = JoinSet::new();
+        for number in 0..N_PRODUCERS {
+            producers.spawn(produce(Arc::clone(self), Random(seed.wrapping_mul(2 * number as u64 + 3) | 1)));
+        }
+        let committed: HashSet<Uuid> = producers.join_all().await.concat().into_iter().collect();
+        ended.store(true, SeqCst);
+        let mut wrong = Vec::new();
+        for reading in reading {
+            wrong.push(mistakes(&committed, &reading.await.expect("a reader")));
+        }
+        foreign.execute_unprepared("ROLLBACK").await.expect("rollback");
+        (wrong, committed.len())
+    }
+
+    async fn remove(&self) {
+        self.db.execute_unprepared(&format!("DROP SCHEMA {} CASCADE", self.schema)).await.expect("drop");
+    }
+
+    fn insert(&self, ids: &[Uuid], early: &[i64]) -> String {
+        let mut sql = format!("INSERT INTO {}.log (", self.schema);
+        sql.push_str(if early.is_empty() {
+            "id, topic, payload) VALUES "
+        } else {
+            "seq, id, topic, payload) VALUES "
+        });
+        for (place, id) in ids.iter().enumerate() {
+            let comma = if place == 0 { "" } else { ", " };
+            let number = early.get(place).map(|number| format!("{number}, ")).unwrap_or_default();
+            write!(sql, "{comma}({number}'{id}', 't', '')").expect("text");
+        }
+        sql
+    }
+}
+
+fn name(schema: &str) -> TableName {
+    TableName::parse(&format!("{schema}.log")).expect("name")
+}
+
+async fn last_number(db: &DatabaseConnection, schema: &str) -> i64 {
+    let sql = format!(
+        "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('{schema}.log', 'seq')::regclass), 0)"
+    );
+    column(db, sql).await[0]
+}
+
+/// Lost, read twice, or read out of order.
+fn mistakes(committed: &HashSet<Uuid>, read: &[(i64, Uuid)]) -> usize {
+    let unique: HashSet<Uuid> = read.iter().map(|(_, id)| *id).collect();
+    let n_lost = committed.difference(&unique).count();
+    let n_twice = read.len() - unique.len();
+    let n_back = read.windows(2).filter(|pair| pair[1].0 <= pair[0].0).count();
+    assert!(unique.is_subset(committed), "what never committed was read");
+    n_lost + n_twice + n_back
+}
+
+/// Transactions of every kind for a while; what has committed.
+async fn produce(world: Arc<World>, mut random: Random) -> Vec<Uuid> {
+    let db = connect(&world.url, 1).await;
+    let mut committed = Vec::new();
+    let started = Instant::now();
+    while started.elapsed() < DURATION {
+        committed.extend(transaction(&world, &db, &mut random).await);
+    }
+    committed
+}
+
+async fn transaction(world: &World, db: &DatabaseConnection, random: &mut Random) -> Vec<Uuid> {
+    let levels = ["READ COMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
+    let level = levels[random.below(4) as usize];
+    execute(db, &format!("BEGIN ISOLATION LEVEL {level}")).await;
+    if random.below(3) == 0 {
+        execute(db, &format!("INSERT INTO {}.other VALUES (gen_random_uuid())", world.schema)).await;
+        random.pause(3).await;
+    }
+    let mut kept = insert(world, db, random).await;
+    if random.below(3) == 0 {
+        execute(db, "SAVEPOINT a").await;
+        let more = insert(world, db, random).await;
+        if random.below(2) == 0 {
+            execute(db, "ROLLBACK TO a").await;
+        } else {
+            kept.extend(more);
+        }
+    }
+    let most = if random.below(10) == 0 { 60 } else { 6 };
+    random.pause(most).await;
+    kept.extend(insert(world, db, random).await);
+    if end(world, db, random).await { kept } else { Vec::new() }
+}
+
+async fn execute(db: &DatabaseConnection, sql: &str) {
+    db.execute_unprepared(sql).await.expect("execute");
+}
+
+async fn insert(world: &World, db: &DatabaseConnection, random: &mut Random) -> Vec<Uuid> {
+    let ids: Vec<Uuid> = (0..1 + random.below(4)).map(|_| Uuid::now_v7()).collect();
+    let early = if world.draws_early {
+        let draw = format!(
+            "SELECT nextval(pg_get_serial_sequence('{}.log', 'seq')) FROM generate_series(1, {})",
+            world.schema,
+            ids.len()
+        );
+        column(db, draw).await
+    } else {
+        Vec::new()
+    };
+    random.pause(2).await;
+    execute(db, &world.insert(&ids, &early)).await;
+    random.pause(2).await;
+    ids
+}
+
+/// Ends the transaction in one of all ways; whether it has committed.
+async fn end(world: &World, db: &DatabaseConnection, random: &mut Random) -> bool {
+    let commits = random.below(5) > 0;
+    let verb = if commits { "COMMIT" } else { "ROLLBACK" };
+    if world.has_prepared && random.below(4) == 0 {
+        let name = Uuid::new_v4();
+        execute(db, &format!("PREPARE TRANSACTION '{name}'")).await;
+        random.pause(150).await;
+        execute(db, &format!("{verb} PREPARED '{name}'")).await;
+    } else {
+        execute(db, verb).await;
+    }
+    commits
+}
+
+/// Reads until everything was read after the producers had ended.
+async fn read(world: Arc<World>, ended: Arc<AtomicBool>, reader: Reader, cursor: i64) -> Vec<(i64, Uuid)> {
+    let mut reading = Reading {
+        db: connect(&world.url, 1).await,
+        schema: world.schema.clone(),
+        reader,
+        random: Random(Uuid::new_v4().as_u128() as u64 | 1),
+        cursor,
+        last: None,
+        horizon: cursor,
+        lows: HashMap::new(),
+    };
+    let (mut read, mut n_quiet) = (Vec::new(), 0);
+    while n_quiet < 3 {
+        let was_ended = ended.load(SeqCst);
+        let rows = reading.poll().await;
+        n_quiet = if was_ended && rows.is_empty() { n_quiet + 1 } else { 0 };
+        read.extend(rows);
+    }
+    read
+}
+
+/// The rule, by the letter.
+struct Reading {
+    db: DatabaseConnection,
+    schema: String,
+    reader: Reader,
+    random: Random,
+    cursor: i64,
+    last: Option<i64>,
+    horizon: i64,
+    lows: HashMap<String, i64>,
+}
+
+impl Reading {
+    async fn poll(&mut self) -> Vec<(i64, Uuid)> {
+        if self.random.below(20) == 0 {
+            self.random.pause(300).await;
+        }
+        if self.reader == Reader::OneSnapshot {
+            execute(&self.db, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class").await;
+        }
+        let early = if self.reader == Reader::ReadsFirst { Some(self.rows(i64::MAX).await) } else { None };
+        let (last, holders) = self.ask().await;
+        let horizon = self.learn(last, holders);
+        self.random.pause(2).await;
+        let rows: Vec<_> = match early {
+            Some(rows) => rows.into_iter().take_while(|(seq, _)| *seq <= horizon).collect(),
+            None => self.rows(horizon).await,
+        };
+        if self.reader == Reader::OneSnapshot {
+            execute(&self.db, "COMMIT").await;
+        }
+        self.cursor = match (self.reader, rows.last()) {
+            (Reader::CursorIsHorizon, _) => horizon,
+            (_, Some((seq, _))) => *seq,
+            (_, None) => self.cursor,
+        };
+        rows
+    }
+
+    async fn ask(&mut self) -> (i64, Vec<String>) {
+        if self.reader == Reader::LocksBeforeLast {
+            let holders = self.holders().await;
+            self.random.pause(10).await;
+            return (self.last_number().await, holders);
+        }
+        let last = self.last_number().await;
+        self.random.pause(2).await;
+        (last, self.holders().await)
+    }
+
+    async fn last_number(&self) -> i64 {
+        last_number(&self.db, &self.schema).await
+    }
+
+    async fn holders(&self) -> Vec<String> {
+        let only = if self.reader == Reader::NoPrepared {
+            "AND pid IN (SELECT pid FROM pg_stat_activity)"
+        } else {
+            ""
+        };
+        let sql = format!(
+            "SELECT DISTINCT virtualtransaction FROM pg_locks \
+             WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' {only} \
+               AND relation IN (SELECT relid FROM pg_partition_tree('{}.log')) \
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            self.schema
+        );
+        column(&self.db, sql).await
+    }
+
+    fn learn(&mut self, last: i64, holders: Vec<String>) -> i64 {
+        let before =
+            if self.reader == Reader::LowOfThisPoll { last } else { self.last.unwrap_or(self.cursor) };
+        // one that was prepared may have lost the name under which it was seen
+        let unknown = |holder: &str| if holder.starts_with("-1/") { self.horizon } else { before };
+        let low = |holder: &String| self.lows.get(holder).copied().unwrap_or_else(|| unknown(holder));
+        self.lows = holders
+            .into_iter()
+            .map(|holder| (low(&holder), holder))
+            .map(|(low, holder)| (holder, low))
+            .collect();
+        self.last = Some(last);
+        self.horizon = self.lows.values().copied().fold(last, i64::min);
+        if self.reader == Reader::NoHorizon { i64::MAX } else { self.horizon }
+    }
+
+    async fn rows(&self, horizon: i64) -> Vec<(i64, Uuid)> {
+        let sql = format!(
+            "SELECT seq, id FROM {}.log WHERE seq > {} AND seq <= {horizon} ORDER BY seq LIMIT 20",
+            self.schema, self.cursor
+        );
+        let value = |row: &QueryResult| {
+            (row.try_get_by_index(0).expect("a number"), row.try_get_by_index(1).expect("an id"))
+        };
+        rows(&self.db, sql).await.iter().map(value).collect()
+    }
+}
+
+/// The group of this crate, read by two loops; in no order, since there are two.
+async fn deliver(group: LogGroup, ended: Arc<AtomicBool>) -> Vec<Uuid> {
+    let (claimer, mut delivered, mut n_quiet) = (Claimer::new(), Vec::new(), 0);
+    let deadline = Instant::now() + DURATION + PATIENCE;
+    while n_quiet < 5 && Instant::now() < deadline {
+        let was_ended = ended.load(SeqCst);
+        let request = ClaimRequest::new(50, Duration::from_secs(600)).with_claimer(claimer.clone());
+        let claim = group.claim(request).await.expect("claim");
+        n_quiet = if was_ended && claim.is_empty() { n_quiet + 1 } else { 0 };
+        let done = claim.messages.iter().map(|claimed| Settlement::new(claimed.lease, Outcome::Done));
+        let _ = group.settle(done.collect()).await.expect("settle");
+        delivered.extend(claim.messages.iter().map(|claimed| claimed.message.id));
+        if claim.is_empty() {
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+    delivered
+}
+
+fn on_two_threads(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("runtime")
+        .block_on(test);
+}
+
+/// Runs until each of `broken` was caught, for some rounds at the most; no other reader may make a mistake in any.
+async fn catch(world: &Arc<World>, right: &[Reader], broken: &[Reader]) {
+    let mut left = broken.to_vec();
+    for _ in 0..MAX_ROUNDS {
+        let readers = [right, &left].concat();
+        let (wrong, n_committed) = world.run(&readers).await;
+        eprintln!("{n_committed} committed; {:?}", readers.iter().zip(&wrong).collect::<Vec<_>>());
+        assert!(wrong[..right.len()].iter().all(|n_wrong| *n_wrong == 0), "{wrong:?} of {n_committed}");
+        let of_broken = left.iter().zip(&wrong[right.len()..]);
+        left = of_broken.filter(|(_, n_wrong)| **n_wrong == 0).map(|(reader, _)| *reader).collect();
+        if left.is_empty() {
+            return;
+        }
+    }
+    panic!("{left:?} were not caught");
+}
+
+#[test]
+fn rule_loses_nothing_and_every_broken_form_is_caught() {
+    on_two_threads(async {
+        let Some(world) = World::create(1, false).await else { return };
+        let world = Arc::new(world);
+        let is_possible = |reader: &Reader| *reader != Reader::NoPrepared || world.has_prepared;
+        let broken: Vec<Reader> = BROKEN.into_iter().filter(is_possible).collect();
+        catch(&world, &[Reader::Right, Reader::Right], &broken).await;
+        world.remove().await;
+    });
+}
+
+#[test]
+fn group_delivers_everything_once() {
+    on_two_threads(async {
+        let Some(world) = World::create(1, false).await else { return };
+        let world = Arc::new(world);
+        let log = OutboxLog::new(&world.db, name(&world.schema));
+        let group =
+            log.register(Subscription::new("g").with_start(Start::Beginning)).await.expect("register");
+        let ended = Arc::new(AtomicBool::new(false));
+        let loops = [(); 2].map(|()| tokio::spawn(deliver(group.clone(), Arc::clone(&ended))));
+        // another process knows nothing of what this one has seen
+        let stranger = log.group("g").expect("name");
+        let stranger = tokio::spawn(deliver(stranger, Arc::clone(&ended)));
+        let mut producers = JoinSet::new();
+        for _ in 0..N_PRODUCERS {
+            producers.spawn(produce(Arc::clone(&world), Random(Uuid::new_v4().as_u128() as u64 | 1)));
+        }
+        let committed: Vec<Uuid> = producers.join_all().await.concat();
+        ended.store(true, SeqCst);
+        let mut delivered = stranger.await.expect("delivered");
+        for one in loops {
+            delivered.extend(one.await.expect("delivered"));
+        }
+        assert_eq!(delivered.len(), committed.len());
+        assert_eq!(BTreeSet::from_iter(delivered), BTreeSet::from_iter(committed));
+        world.remove().await;
+    });
+}
+
+#[test]
+fn numbers_drawn_ahead_are_caught() {
+    on_two_threads(async {
+        for (cache, draws_early) in [(20, false), (1, true)] {
+            let Some(world) = World::create(cache, draws_early).await else { return };
+            let world = Arc::new(world);
+            catch(&world, &[], &[Reader::Right]).await;
+            world.remove().await;
+        }
+    });
+}
