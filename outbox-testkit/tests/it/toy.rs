@@ -266,7 +266,7 @@ impl Harness for ToyHarness {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::none().with_exact_order(true)
+        Capabilities::none().with_exact_order(true).with_unique_ids(true)
     }
 }
 
