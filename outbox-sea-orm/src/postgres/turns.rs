@@ -2,6 +2,7 @@
 //! which goes on where the last one ended and finds what the others leave out.
 
 use std::collections::HashMap;
+use std::mem::take;
 use std::time::{Duration, Instant};
 
 use outbox_core::Result;
@@ -16,8 +17,12 @@ use crate::turns::{keyless_share, reached_key};
 /// How long after a walk that found expired leases and could recover none: what is before them is not done yet.
 const BLOCKED_PAUSE: Duration = Duration::from_secs(1);
 
-/// One claim in so many is a walk, however well the others do.
+/// Where keys have waited or have a dead letter, one claim in so many is a walk, however well the others do. Elsewhere only
+/// messages without a key can have come back below the floor, and a walk finds them first.
 const MOST_FRONTS: u32 = 15;
+const WALK_INTERVAL: Duration = Duration::from_secs(1);
+/// Such a walk visits this part of the keys that another one does: each dead row of a key costs it a probe.
+const NARROW_PART: i64 = 4;
 /// So many walks follow at the most on a claim by number that found less than half a batch.
 const MOST_WALKS: u32 = 16;
 /// A key that took more than this part of a batch makes the next claim a walk: a long backlog keeps nobody waiting.
@@ -30,32 +35,55 @@ const MAX_BATCHES: i64 = 16;
 pub(super) struct Front {
     /// Nothing at or below it is ready or claimed, unless it was parked or dead before.
     floor: i64,
-    /// How far above the lowest number that was ready or claimed the last claim got.
-    reach: i64,
+    /// The highest number that the last claim took.
+    reached: i64,
+    /// How far above it the next one reads.
+    ahead: i64,
     /// How many walks come before the next claim by number.
     n_walks: u32,
     /// How many walks follow when the next claim by number fails.
     penalty: u32,
+    /// How many claims by number there were since the last walk.
     n_fronts: u32,
+    walked_at: Option<Instant>,
+    /// The next walk comes only because there was none for long.
+    is_narrow: bool,
     looked_at: Option<Instant>,
 }
 
 impl Front {
-    /// `rows` are what a claim took, in order; `lowest` was the lowest number that was ready or claimed, and nothing can
-    /// appear below it up to the horizon.
-    fn claimed(&mut self, rows: &[ClaimedRow], lowest: i64, horizon: i64, limit: i64) {
-        self.floor = self.floor.max(horizon.min(lowest - 1));
-        let highest = rows.last().map_or(lowest, ClaimedRow::locator);
+    /// `rows` are what a claim took, in order; up to the horizon no INSERT can add anything.
+    fn claimed(&mut self, rows: &[ClaimedRow], below: Below, horizon: i64, limit: i64) {
+        self.floor = self.floor.max(horizon.min(below.lowest - 1));
+        let highest = rows.last().map_or(below.lowest, ClaimedRow::locator);
         let longest = longest_run(rows) as i64;
-        self.reach = highest - lowest;
+        let n_rows = rows.len() as i64;
+        self.reached = highest;
+        // half a batch for keys that are left out; more where others have taken some
+        let ahead = if n_rows >= limit { 0 } else { self.ahead * 2 };
+        self.ahead = ahead.clamp(limit + limit / 2, MAX_BATCHES * limit);
         self.n_fronts += 1;
-        match rows.len() as i64 * 2 >= limit {
-            true => self.penalty = 0,
-            false => self.failed(),
+        if n_rows * 2 >= limit {
+            self.penalty = 0;
+        } else {
+            self.failed();
         }
-        if longest * FAIR_PART > limit || self.n_fronts.is_multiple_of(MOST_FRONTS) {
+        if longest * FAIR_PART > limit {
             self.n_walks = self.n_walks.max(1);
+        } else if self.n_walks == 0 && self.is_walk_due(below.has_held) {
+            (self.n_walks, self.is_narrow) = (1, true);
         }
+    }
+
+    fn is_walk_due(&self, has_held: bool) -> bool {
+        has_held && self.n_fronts >= MOST_FRONTS
+            || self.walked_at.is_none_or(|at| at.elapsed() >= WALK_INTERVAL)
+    }
+
+    fn walked(&mut self) {
+        self.n_walks = self.n_walks.saturating_sub(1);
+        self.n_fronts = 0;
+        self.walked_at = Some(Instant::now());
     }
 
     fn failed(&mut self) {
@@ -63,10 +91,24 @@ impl Front {
         self.n_walks = self.penalty;
     }
 
-    /// How far above the lowest number the next claim reads: two batches more than it got last, since other claimers
-    /// may have taken some of them.
-    fn span(&self, limit: i64) -> i64 {
-        (self.reach + 2 * limit).clamp(4 * limit, MAX_BATCHES * limit)
+    /// The number up to which the next claim reads, at least.
+    fn end(&self) -> i64 {
+        self.reached.saturating_add(self.ahead)
+    }
+}
+
+/// What a claim by number saw beside its messages.
+#[derive(Clone, Copy)]
+struct Below {
+    /// The lowest number above the floor that was ready or claimed.
+    lowest: i64,
+    /// Whether a message with a key is parked or dead, or was.
+    has_held: bool,
+}
+
+impl Below {
+    fn decode(row: &QueryResult) -> Result<Self> {
+        Ok(Self { lowest: column(row, 10)?, has_held: column(row, 11)? })
     }
 }
 
@@ -126,20 +168,19 @@ impl Claiming<'_> {
             return Ok(false);
         }
         let (limit, token, front) = (self.request.limit as i64, Uuid::new_v4(), &self.marks.front);
-        let rest = Rest::Front { floor: front.floor, blocks: ordered.blocks, span: front.span(limit) };
+        let rest = Rest::Front { floor: front.floor, blocks: ordered.blocks, end: front.end() };
         let decode = |row: &QueryResult| {
-            let lowest: i64 = column(row, 10)?;
-            Ok((ClaimedRow::decode(self.inner.dialect, row, token)?, lowest))
+            Ok((ClaimedRow::decode(self.inner.dialect, row, token)?, Below::decode(row)?))
         };
         let mut rows = self.decoded(&self.inner.postgres.sql.claim_front, token, rest, decode).await?;
-        let Some((_, lowest)) = rows.first() else {
+        let Some(&(_, below)) = rows.first() else {
             self.marks.front.failed();
             return Ok(false);
         };
-        let (lowest, horizon) = (*lowest, self.marks.horizon.at);
+        let horizon = self.marks.horizon.at;
         rows.sort_unstable_by_key(|(row, _)| row.locator());
         let rows: Vec<ClaimedRow> = rows.into_iter().map(|(row, _)| row).collect();
-        self.marks.front.claimed(&rows, lowest, horizon, limit);
+        self.marks.front.claimed(&rows, below, horizon, limit);
         self.marks.was_full = rows.len() >= self.request.limit;
         self.add(rows).await?;
         Ok(true)
@@ -163,18 +204,20 @@ impl Claiming<'_> {
     }
 
     async fn turn(&mut self, ordered: &Ordered) -> Result<()> {
-        let token = Uuid::new_v4();
+        let (token, limit) = (Uuid::new_v4(), self.request.limit as i64);
+        let n_keys = if take(&mut self.marks.front.is_narrow) { (limit / NARROW_PART).max(1) } else { limit };
         let turn = Rest::Turn {
             key: &self.marks.key,
             blocks: ordered.blocks,
             n_keyless: keyless_share(self.request.limit, token),
+            n_keys,
         };
         let rows = self.rows(&ordered.sql.claim_ordered, token, turn).await?;
         if let Some(key) = reached_key(&self.marks.key, &rows) {
             self.marks.key = key;
         }
-        self.marks.front.n_walks = self.marks.front.n_walks.saturating_sub(1);
-        self.marks.was_full = rows.len() >= self.request.limit;
+        self.marks.front.walked();
+        self.marks.was_full = rows.len() as i64 >= n_keys;
         self.add(rows).await
     }
 
