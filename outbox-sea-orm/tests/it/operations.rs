@@ -92,7 +92,7 @@ async fn the_sql_for_erasure_removes_what_a_key_has(site: &Site) {
     let cx = site.inbox.begin().await.expect("begin");
     for key in ["customer-7", "customer-8"] {
         let mark = Mark::new("g", Uuid::now_v7()).with_metadata(json!({ "key": key }));
-        site.inbox.mark_processed(&cx, mark).await.expect("mark");
+        let _ = site.inbox.mark_processed(&cx, mark).await.expect("mark");
     }
     site.inbox.commit(cx).await.expect("commit");
     let (_, chapter) = OPERATIONS.split_once("## Erasure").expect("the chapter");
