@@ -23,6 +23,8 @@ pub enum Symptom {
     Trigger,
     /// Hints do not arrive: a round trip was tried.
     Wakeup,
+    /// Connections that dispatchers open for themselves are refused, for example by a pooler.
+    Connections,
     /// Dead rows are not vacuumed in time.
     Autovacuum,
     /// A snapshot or a transaction elsewhere keeps dead rows from being vacuumed.

@@ -1,5 +1,6 @@
 //! When to claim again after a claim that was not full: by hints, by polling, or both.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// After hints did not arrive: when to see whether they do now.
 const DEAF_INTERVAL: Duration = Duration::from_secs(300);
 const MAX_KEPT_HINTS: usize = 10_000;
+/// After a hint that brought nothing, when the next one is answered: anybody can send them.
+const VAIN_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a claim found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +71,10 @@ struct Open<L> {
     listener: L,
     state: Listening,
     probe_at: Option<Instant>,
+    /// A hint has come that no claim has answered yet.
+    is_hinted: bool,
+    /// No hint is answered before.
+    rests_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -170,7 +177,7 @@ impl<R: Wakeup + 'static> Sleeper<R> {
     fn opened(&mut self, opened: Result<Option<R::Listener>>) {
         match opened {
             Ok(Some(listener)) => {
-                self.ear = Ear::Open(Open { listener, state: Listening::Off, probe_at: None });
+                self.ear = Ear::Open(Open::new(listener));
             }
             Ok(None) => self.ear = Ear::None,
             Err(error) => self.lost(&error),
@@ -179,12 +186,12 @@ impl<R: Wakeup + 'static> Sleeper<R> {
 
     fn heard(&mut self) {
         self.is_deaf = false;
-        let again = std::mem::take(&mut self.n_lost) > 0;
+        let again = mem::take(&mut self.n_lost) > 0;
         self.observers.emit(&Event::WakeupReady { again });
     }
 
     fn deaf(&mut self) {
-        if !std::mem::replace(&mut self.is_deaf, true) {
+        if !mem::replace(&mut self.is_deaf, true) {
             self.observers.emit(&Event::WakeupDeaf);
         }
         self.close(DEAF_INTERVAL);
@@ -217,6 +224,10 @@ enum Step {
 }
 
 impl<L: Listener> Open<L> {
+    fn new(listener: L) -> Self {
+        Self { listener, state: Listening::Off, probe_at: None, is_hinted: false, rests_until: None }
+    }
+
     async fn step(
         &mut self,
         found: Found,
@@ -224,6 +235,8 @@ impl<L: Listener> Open<L> {
         poll_interval: Duration,
         now: Instant,
     ) -> Result<Step> {
+        let was_vain = mem::take(&mut self.is_hinted) && found == Found::Nothing;
+        self.rests_until = was_vain.then(|| now + VAIN_PAUSE);
         if let Some(until) = stream.next_look(found, now) {
             self.stand_down().await?;
             return Ok(Step::Wait(until));
@@ -270,10 +283,16 @@ impl<L: Listener> Open<L> {
             sleep_until(until).await;
             return Ok(());
         }
-        tokio::select! {
-            biased;
-            hint = self.listener.hint() => hint?,
-            () = sleep_until(until) => return Ok(()),
+        if !self.is_hinted {
+            tokio::select! {
+                biased;
+                hint = self.listener.hint() => hint?,
+                () = sleep_until(until) => return Ok(()),
+            }
+            self.is_hinted = true;
+        }
+        if let Some(earliest) = self.rests_until {
+            sleep_until(earliest.min(until)).await;
         }
         // one claim answers every hint that has arrived until now
         for _ in 0..MAX_KEPT_HINTS {

@@ -125,14 +125,34 @@ mod postgres {
     const MANY_DEAD: i64 = 50_000;
 
     pub(super) async fn look(table: &OutboxTable, patience: Duration) -> Result<Vec<Finding>> {
+        let connections = connections(table).await?;
+        let wakeup = if connections.is_empty() { wakeup(table).await? } else { Vec::new() };
         Ok([
             session(table).await?,
             table_health(table).await?,
             transactions(table, patience).await?,
             crate::partitions::findings(table).await?,
-            wakeup(table).await?,
+            connections,
+            wakeup,
         ]
         .concat())
+    }
+
+    /// Whether claims get the connections that they open for themselves.
+    async fn connections(table: &OutboxTable) -> Result<Vec<Finding>> {
+        let Some(own) = table.table()?.postgres.connection(table)? else { return Ok(Vec::new()) };
+        let answer = table.query("doctor", own, &table.table()?.sql.ping, Values(Vec::new())).await;
+        let Err(error) = answer else { return Ok(Vec::new()) };
+        let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        Ok(vec![Finding::new(
+            Severity::Critical,
+            Symptom::Connections,
+            format!(
+                "the connections that dispatchers open for themselves are refused, so nothing is claimed: {reason}"
+            ),
+            "where dispatchers must go through a transaction pooler, use with_shared_pool; else leave room on the \
+             server for five connections of each table in each process",
+        )])
     }
 
     async fn rows(table: &OutboxTable, sql: &str, values: Vec<sea_orm::Value>) -> Result<Vec<QueryResult>> {

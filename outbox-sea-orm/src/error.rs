@@ -2,6 +2,8 @@ use outbox_core::{Error, ErrorKind};
 use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, SqlxError};
 
 const MISSING: &str = "apply schema.sql or call migrate()";
+const UNPREPARED: &str =
+    "a pooler forgets prepared statements: PgBouncer needs max_prepared_statements, from 1.21 on";
 
 /// Says what a SeaORM error means; the error itself is kept as the source.
 pub(crate) fn from_db(operation: &'static str, table: &impl ToString, error: DbErr) -> Error {
@@ -129,6 +131,7 @@ impl Cause {
         match self {
             Self::Code(code) if code == "25P02" => Some("the transaction had already failed"),
             Self::Code(code) if matches!(code.as_str(), "3F000" | "42P01" | "42703") => Some(MISSING),
+            Self::Code(code) if matches!(code.as_str(), "26000" | "42P05") => Some(UNPREPARED),
             Self::Missing => Some(MISSING),
             #[cfg(feature = "mysql")]
             Self::MySql(1049 | 1054 | 1146 | 1176) => Some(MISSING),

@@ -33,6 +33,8 @@ mod postgres {
     const FIRST_LOOK: Duration = Duration::from_millis(1);
     const LAST_LOOK: Duration = Duration::from_millis(50);
     const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+    /// A setting of the session that means nothing to the server: where it does not arrive, the session is a pooler's.
+    const SESSION: &str = "outbox.session";
 
     /// The listener of an [`OutboxTable`] on PostgreSQL. It owns one direct connection, on which it listens and
     /// holds the guard that tells the trigger to notify.
@@ -106,6 +108,9 @@ mod postgres {
         writers_sql: String,
         guard: i64,
         channel: String,
+        /// Nothing is listened to: the pooler would leave that to whoever has the session next, whose statements fail when
+        /// a notification arrives.
+        is_pooled: bool,
         post: Post,
         /// Who held the lock on the table since the guard was taken; `None` before it was asked.
         writers: Option<HashSet<String>>,
@@ -129,29 +134,24 @@ mod postgres {
 
     impl Sleeper {
         async fn connect(table: OutboxTable, writers: String) -> Result<Self> {
-            let options = (*table.db.get_postgres_connection_pool().connect_options()).clone();
             let failed = |error| from_sqlx("listen", &table.name, error);
-            let pool = PgPoolOptions::new()
-                .max_connections(1)
-                .acquire_timeout(Duration::from_secs(5))
-                // the session's locks must not outlive the sleeper
-                .after_release(|_, _| Box::pin(async { Ok(false) }))
-                .connect_with(options.disable_statement_logging())
-                .await
-                .map_err(failed)?;
-            let mut listener = PgListener::connect_with(&pool).await.map_err(failed)?;
-            listener.eager_reconnect(false);
+            let session = Uuid::new_v4().to_string();
+            let mut listener = open(&table, &session).await.map_err(failed)?;
             let sql = &table.table()?.postgres.sql.guard;
             let row: PgRow = statement(sql).fetch_one(&mut listener).await.map_err(failed)?;
             let (guard, channel): (i64, String) =
                 (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
-            listener.listen(&channel).await.map_err(failed)?;
+            let is_pooled = row.try_get::<String, _>(2).map_err(failed)? != session;
+            if !is_pooled {
+                listener.listen(&channel).await.map_err(failed)?;
+            }
             Ok(Self {
                 listener,
                 table,
                 writers_sql: writers,
                 guard,
                 channel,
+                is_pooled,
                 post: Post::None,
                 writers: None,
                 look_after: FIRST_LOOK,
@@ -161,7 +161,7 @@ mod postgres {
         }
 
         async fn prepare(&mut self) -> Result<Readiness> {
-            if self.post != Post::Leader && !self.take_post().await? {
+            if self.is_pooled || self.post != Post::Leader && !self.take_post().await? {
                 return Ok(self.look());
             }
             if self.writers.as_ref().is_some_and(HashSet::is_empty) {
@@ -254,6 +254,9 @@ mod postgres {
         }
 
         async fn probe(&mut self) -> Result<bool> {
+            if self.is_pooled {
+                return Ok(false);
+            }
             let nonce = Uuid::new_v4().to_string();
             let values = Values(vec![self.channel.clone().into(), nonce.clone().into()]);
             self.table.execute("probe", self.table.hot()?, "SELECT pg_notify($1, $2)", values).await?;
@@ -294,6 +297,21 @@ mod postgres {
         async fn run(&mut self, query: Pg<'static>) -> Result<PgRow> {
             query.fetch_one(&mut self.listener).await.map_err(|error| self.failed(error))
         }
+    }
+
+    /// A connection of its own, which tells the server the name of its session.
+    async fn open(table: &OutboxTable, session: &str) -> sqlx::Result<PgListener> {
+        let options = (*table.db.get_postgres_connection_pool().connect_options()).clone();
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(Duration::from_secs(5))
+            // the session's locks must not outlive the sleeper
+            .after_release(|_, _| Box::pin(async { Ok(false) }))
+            .connect_with(options.disable_statement_logging().options([(SESSION, session)]))
+            .await?;
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.eager_reconnect(false);
+        Ok(listener)
     }
 
     fn statement(sql: &str) -> Pg<'static> {

@@ -44,6 +44,24 @@ async fn a_hint_is_answered_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flood_of_forged_hints_costs_a_hundred_looks_a_second() {
+    let (store, calls) = (Store::new().with_hints(), Calls::new());
+    let running = start(&store, calls.answering(fine), config());
+    sleep(seconds(1)).await;
+    let before = store.n_calls("claim");
+    for _ in 0..5_000 {
+        store.hint();
+        sleep(milliseconds(1)).await;
+    }
+    let n_claims = store.n_calls("claim") - before;
+    assert!((400..=510).contains(&n_claims), "{n_claims} in five seconds");
+    store.enqueue_n("t", 1).await;
+    sleep(milliseconds(12)).await;
+    assert_eq!(calls.n(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn fifty_messages_a_second_cost_two_statements_each() {
     let (store, calls) = (Store::new().with_hints(), Calls::new());
     let running = start(&store, calls.answering(fine), config());

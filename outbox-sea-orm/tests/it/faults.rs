@@ -28,10 +28,10 @@ const SHORT_LEASE: Duration = Duration::from_secs(1);
 const POISON: &str = "poison";
 
 /// Reproducible with `OUTBOX_TEST_SEED`.
-struct Random(AtomicU64);
+pub(crate) struct Random(AtomicU64);
 
 impl Random {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let given = std::env::var("OUTBOX_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
         println!("OUTBOX_TEST_SEED={seed}");
@@ -39,7 +39,7 @@ impl Random {
     }
 
     /// Below `bound`; SplitMix64.
-    fn below(&self, bound: u64) -> u64 {
+    pub(crate) fn below(&self, bound: u64) -> u64 {
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         let mut z = self.0.fetch_add(STEP, Relaxed).wrapping_add(STEP);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -47,12 +47,12 @@ impl Random {
         (z ^ (z >> 31)) % bound
     }
 
-    fn millis(&self, bound: u64) -> Duration {
+    pub(crate) fn millis(&self, bound: u64) -> Duration {
         Duration::from_micros(self.below(bound * 1_000))
     }
 }
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     let backoff = Backoff::default().with_base(Duration::from_millis(100)).with_jitter(Jitter::None);
     Config::default()
         .with_lease(SHORT_LEASE)

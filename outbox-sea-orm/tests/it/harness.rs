@@ -68,7 +68,7 @@ impl Postgres {
         TableName::parse(&format!("{}.{table}", self.schema)).expect("name")
     }
 
-    async fn with(declaration: Declaration) -> Result<Self, Skip> {
+    pub(crate) async fn with(declaration: Declaration) -> Result<Self, Skip> {
         let server = outbox_testkit::server::postgres().await?;
         let mut options = ConnectOptions::new(server.url());
         options.max_connections(12);

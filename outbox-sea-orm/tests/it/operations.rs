@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
-use outbox_core::{MAX_COUNTED, Operations, TopicStats};
+use outbox_core::{
+    Draft, MAX_COUNTED, Mark, MessageId, Operations, Outcome, ProcessedStore, Retention, TopicStats,
+    Transactions,
+};
+use serde_json::json;
+use uuid::Uuid;
 
-use crate::support::{Site, on_each};
+use crate::support::{Site, on_each, settle_all};
 
 const N: u64 = 60_000;
 
@@ -69,8 +74,40 @@ async fn stats_of_a_large_table_are_an_estimate(site: &Site) {
     );
 }
 
+const OPERATIONS: &str = include_str!("../../../docs/operations.md");
+
+/// The statements of the chapter on erasure, on these tables.
+async fn the_sql_for_erasure_removes_what_a_key_has(site: &Site) {
+    let keeping = site.outbox.clone().with_retention(Retention::Keep);
+    let of = |key: &str| Draft::new("t", "x").key(key);
+    for outcome in [Outcome::Done, Outcome::Dead { error: String::new() }] {
+        keeping.enqueue_autocommit(of("customer-7")).await.expect("enqueue");
+        settle_all(&keeping, &site.claim(1).await, outcome).await;
+    }
+    keeping
+        .enqueue_autocommit([of("customer-7"), of("customer-7"), of("customer-8")])
+        .await
+        .expect("enqueue");
+    let at_work = site.claim(1).await.messages.remove(0);
+    let cx = site.inbox.begin().await.expect("begin");
+    for key in ["customer-7", "customer-8"] {
+        let mark = Mark::new("g", Uuid::now_v7()).with_metadata(json!({ "key": key }));
+        let _ = site.inbox.mark_processed(&cx, mark).await.expect("mark");
+    }
+    site.inbox.commit(cx).await.expect("commit");
+    let (_, chapter) = OPERATIONS.split_once("## Erasure").expect("the chapter");
+    let sql = chapter.split("```").nth(1).and_then(|block| block.strip_prefix("sql\n")).expect("its SQL");
+    let named = |sql: String, table: &str| sql.replace(&format!("\"{table}\""), &site.sql_name(table));
+    site.execute(&named(named(sql.to_owned(), "outbox"), "inbox")).await;
+    let outbox = site.sql_name("outbox");
+    let left: Vec<MessageId> =
+        site.values(&format!("SELECT id FROM {outbox} WHERE key = 'customer-7'")).await;
+    assert_eq!(left, [at_work.message.id], "what is being handled stays until it is settled");
+    assert_eq!((site.count("outbox").await, site.count("inbox").await), (2, 1));
+}
+
 on_each! {
-    on_postgres, on_mysql, on_sqlite => {
+    on_postgres { the_sql_for_erasure_removes_what_a_key_has }, on_mysql, on_sqlite => {
         stats_of_a_large_table_are_an_estimate,
     }
 }

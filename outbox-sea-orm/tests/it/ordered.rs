@@ -1,5 +1,7 @@
 //! Order per key, by what the server itself has written down.
 
+mod killed;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use outbox_core::{
     ClaimRequest, Claimed, DeadLetterFilter, Declaration, Draft, ErrorKind, Finding, Maintenance,
-    MemoryRepository, MessageId, Moved, OnDead, Operations, Outcome, PartitionInterval, Repository, Severity,
-    Symptom,
+    MemoryRepository, MessageId, Moved, OnDead, Operations, Outcome, PartitionInterval, Prune, Repository,
+    Severity, Symptom, TopicStats,
 };
 use outbox_sea_orm::OutboxTable;
 
@@ -194,6 +194,21 @@ async fn dead_letters_of_one_id_come_back_one_by_one(site: &Site) {
     assert_eq!(table.stats().await.expect("stats").total().n_dead, 1);
 }
 
+/// Deduplication keys stand in a table of their own, which nothing partitions.
+async fn a_key_is_honoured_when_its_message_has_left(site: &Site) {
+    let table = parts(site, PartitionInterval::Hour).await;
+    let keyed = || Draft::new("t", "x").dedup_key("k");
+    let first = table.enqueue_autocommit(keyed()).await.expect("enqueue");
+    let claim = table.claim(ClaimRequest::new(1, LEASE)).await.expect("claim");
+    settle_all(&table, &claim, Outcome::Done).await;
+    assert_eq!(table.enqueue_autocommit(keyed()).await.expect("kept"), first);
+    site.execute(&format!("UPDATE {} SET done_at = done_at - interval '2 days'", site.sql_name("parts")))
+        .await;
+    assert_eq!(table.prune(Prune::done(DAY)).await.expect("prune"), 1);
+    assert_eq!(table.enqueue_autocommit(keyed()).await.expect("gone"), first);
+    assert_eq!(table.stats().await.expect("stats").total(), TopicStats::default());
+}
+
 async fn history_of_a_kept_message_is_found(site: &Site) {
     let table = parts(site, PartitionInterval::Day).await;
     let id = end(&table, 1, Outcome::Retry { after: Duration::ZERO, error: "first".into() }).await[0];
@@ -278,7 +293,9 @@ async fn a_plain_table_becomes_a_partitioned_one(site: &Site) {
     let plain = OutboxTable::new(&site.db, site.name("outbox")).with_retention(outbox_core::Retention::Keep);
     end(&plain, 3, Outcome::Done).await;
     end(&plain, 2, Outcome::Dead { error: "no".into() }).await;
-    let waiting = enqueue(&plain, 4).await;
+    let waiting = enqueue(&plain, 3).await;
+    let keyed = || Draft::new("t", "x").dedup_key("k");
+    let waiting = [waiting, plain.enqueue_autocommit(keyed()).await.expect("enqueue")].concat();
     site.execute(&before).await;
     let table = OutboxTable::new(&site.db, site.name("outbox")).partitioned(PartitionInterval::Day);
     table.migrate().await.expect("migrate");
@@ -286,6 +303,7 @@ async fn a_plain_table_becomes_a_partitioned_one(site: &Site) {
     table.check().await.expect("check");
     let total = table.stats().await.expect("stats").total();
     assert_eq!((total.n_pending, total.n_dead, total.n_done), (4, 2, 3));
+    assert_eq!(table.enqueue_autocommit(keyed()).await.expect("a repeat"), waiting[3..]);
     let new = enqueue(&table, 1).await;
     let claimed: Vec<_> = claim(&table, 10).await.iter().map(|claimed| claimed.message.id).collect();
     assert_eq!(claimed, [waiting, new].concat());
@@ -293,7 +311,7 @@ async fn a_plain_table_becomes_a_partitioned_one(site: &Site) {
 
 on_postgres! {
     a_message_is_where_its_state_is, claims_are_heap_only_updates, dead_letters_of_one_id_come_back_one_by_one,
-    history_of_a_kept_message_is_found, a_sample_counts_all_partitions, a_difference_of_intervals_is_named,
+    a_key_is_honoured_when_its_message_has_left, history_of_a_kept_message_is_found, a_sample_counts_all_partitions, a_difference_of_intervals_is_named,
     a_partition_that_is_gone_is_named, a_plain_table_becomes_a_partitioned_one
 }
 

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use outbox_core::{
     BlockedPage, BlockedQuery, Claim, ClaimRequest, Context, DeadLetterFilter, DeadLetterPage,
-    DeadLetterQuery, Draft, FailedAttempt, Finding, Lease, Mark, Marked, MessageId, Moved, Operations,
-    ProcessedStore, Prune, Repository, Result, Retention, Settled, Settlement, Stats, Transactions,
-    Unblocked, Wakeup,
+    DeadLetterQuery, Declaration, Draft, FailedAttempt, Finding, Lease, Mark, Marked, MessageId, Moved,
+    Operations, PartitionInterval, ProcessedStore, Prune, Repository, Result, Retention, Settled, Settlement,
+    Stats, Transactions, Unblocked, Wakeup,
 };
 use outbox_sea_orm::{OutboxTable, ProcessedTable, TableListener};
-use outbox_testkit::{Capabilities, Corruption, Harness, OperationsHarness, ProcessedHarness, Skip};
+use outbox_testkit::{
+    Capabilities, Corruption, DeclaredHarness, Harness, OperationsHarness, ProcessedHarness, Skip,
+};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection};
 
 use crate::harness::Postgres;
@@ -20,8 +22,9 @@ use crate::harness::Postgres;
 const GRANTS: &str = include_str!("../../../grants.sql");
 
 /// A schema of its own with the roles of `grants.sql`, and a pool for each role.
-pub(crate) struct Roles {
+pub(crate) struct Roles<const PARTITIONED: bool = false> {
     owner: Postgres,
+    declared: Declaration,
     by_role: ByRole,
     roles: Vec<String>,
 }
@@ -33,9 +36,10 @@ enum Producers {
     ReadKeys,
 }
 
-impl Roles {
-    async fn create(producers: Producers) -> Result<Self, Skip> {
-        let owner = Postgres::start().await?;
+impl<const PARTITIONED: bool> Roles<PARTITIONED> {
+    async fn create(declared: Declaration, producers: Producers) -> Result<Self, Skip> {
+        let declared = if PARTITIONED { declared.partitioned(PartitionInterval::Hour) } else { declared };
+        let owner = Postgres::with(declared.clone()).await?;
         let schema = owner.schema().to_owned();
         let role = |name: &str| format!("{schema}_{name}");
         let service = role("service");
@@ -43,20 +47,20 @@ impl Roles {
         // a service enqueues and consumes, in one transaction
         let members = format!("CREATE ROLE {service} IN ROLE {}, {}", role("producer"), role("consumer"));
         owner.tables.execute(&members).await.expect("the service's role");
-        let connect = async |name: &str| connect(&role(name)).await;
+        let handles = async |name: &str| Handles::of(&owner, &declared, connect(&role(name)).await);
         let by_role = ByRole {
-            service: Handles::of(&owner, connect("service").await),
-            dispatcher: Handles::of(&owner, connect("dispatcher").await),
-            admin: Handles::of(&owner, connect("admin").await),
+            service: handles("service").await,
+            dispatcher: handles("dispatcher").await,
+            admin: handles("admin").await,
         };
         let names = ["service", "producer", "dispatcher", "consumer", "admin"];
-        Ok(Self { owner, by_role, roles: names.into_iter().map(role).collect() })
+        Ok(Self { owner, by_role, roles: names.into_iter().map(role).collect(), declared })
     }
 
     /// Both tables as the role `name` of `grants.sql`.
     async fn handles(&self, name: &str) -> Handles {
         let db = connect(&format!("{}_{name}", self.owner.schema())).await;
-        Handles::of(&self.owner, db)
+        Handles::of(&self.owner, &self.declared, db)
     }
 }
 
@@ -101,9 +105,11 @@ struct Handles {
 }
 
 impl Handles {
-    fn of(owner: &Postgres, db: DatabaseConnection) -> Self {
-        let name = |table| owner.name(table);
-        Self { outbox: OutboxTable::new(&db, name("outbox")), inbox: ProcessedTable::new(&db, name("inbox")) }
+    fn of(owner: &Postgres, declared: &Declaration, db: DatabaseConnection) -> Self {
+        Self {
+            outbox: OutboxTable::new(&db, owner.name("outbox")).declared(declared.clone()),
+            inbox: ProcessedTable::new(&db, owner.name("inbox")),
+        }
     }
 }
 
@@ -240,12 +246,12 @@ impl ProcessedStore for ByRole {
     }
 }
 
-impl Harness for Roles {
+impl<const PARTITIONED: bool> Harness for Roles<PARTITIONED> {
     const NAME: &'static str = "postgres";
     type Repository = ByRole;
 
     async fn start() -> Result<Self, Skip> {
-        Self::create(Producers::ReadKeys).await
+        Self::create(Declaration::new(), Producers::ReadKeys).await
     }
 
     fn repository(&self) -> &ByRole {
@@ -257,7 +263,7 @@ impl Harness for Roles {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.owner.capabilities()
+        self.owner.capabilities().with_ended_ids(!PARTITIONED)
     }
 
     async fn corrupt(&self, id: MessageId, corruption: Corruption) -> bool {
@@ -277,7 +283,7 @@ impl Harness for Roles {
     }
 }
 
-impl OperationsHarness for Roles {
+impl<const PARTITIONED: bool> OperationsHarness for Roles<PARTITIONED> {
     type Operations = ByRole;
 
     fn operations(&self) -> &ByRole {
@@ -291,7 +297,7 @@ impl OperationsHarness for Roles {
     }
 }
 
-impl ProcessedHarness for Roles {
+impl<const PARTITIONED: bool> ProcessedHarness for Roles<PARTITIONED> {
     type Processed = ByRole;
 
     fn processed(&self) -> &ByRole {
@@ -299,15 +305,35 @@ impl ProcessedHarness for Roles {
     }
 }
 
+impl<const PARTITIONED: bool> DeclaredHarness for Roles<PARTITIONED> {
+    async fn declared(&self, declaration: Declaration) -> Self {
+        Self::create(declaration, Producers::ReadKeys).await.expect("the server is there")
+    }
+}
+
 mod postgres {
     use super::Roles;
 
-    outbox_testkit::conformance!(Roles: repository, operations, processed);
+    outbox_testkit::conformance!(Roles: repository, operations, fair, ordered, processed);
+}
+
+mod postgres_partitioned {
+    use super::Roles;
+
+    outbox_testkit::conformance!(Roles<true>: repository, operations, ordered);
 }
 
 /// Runs a test with roles of its own as grants.sql makes them, or skips it loudly.
 async fn run_with_roles(test: impl AsyncFnOnce(&Roles)) {
-    let Ok(roles) = Roles::create(Producers::InsertOnly).await else { return };
+    run_with_roles_on(Declaration::new(), test).await;
+}
+
+/// As [`run_with_roles`] on a table that is declared otherwise.
+async fn run_with_roles_on<const PARTITIONED: bool>(
+    declared: Declaration,
+    test: impl AsyncFnOnce(&Roles<PARTITIONED>),
+) {
+    let Ok(roles) = Roles::create(declared, Producers::InsertOnly).await else { return };
     test(&roles).await;
     roles.finish().await;
 }

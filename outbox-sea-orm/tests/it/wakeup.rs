@@ -23,7 +23,7 @@ async fn listen(outbox: &OutboxTable) -> TableListener {
 }
 
 /// Goes to sleep by the rules.
-async fn fall_asleep(listener: &mut TableListener) {
+pub(crate) async fn fall_asleep(listener: &mut TableListener) {
     let falling = async {
         while let Readiness::Look { after } = listener.prepare().await.expect("prepare") {
             tokio::time::sleep(after).await;
@@ -32,13 +32,13 @@ async fn fall_asleep(listener: &mut TableListener) {
     timeout(PATIENCE, falling).await.expect("never sleeps");
 }
 
-async fn sleeper(site: &Site) -> TableListener {
+pub(crate) async fn sleeper(site: &Site) -> TableListener {
     let mut listener = listen(&site.outbox).await;
     fall_asleep(&mut listener).await;
     listener
 }
 
-async fn expect_hint(listener: &mut TableListener) {
+pub(crate) async fn expect_hint(listener: &mut TableListener) {
     timeout(PATIENCE, listener.hint()).await.expect("no hint").expect("hint");
 }
 

@@ -146,7 +146,8 @@ fn initialise(binaries: &Installation, folder: &Folder, owner: Owner, password: 
             command
         }
     };
-    command.current_dir(&folder.0);
+    // MariaDB that prepares a folder removes the temporary tables of others in the same place
+    command.current_dir(&folder.0).env("TMPDIR", &folder.0);
     owner.run(&mut command);
     succeed(command)
 }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use outbox_core::{
-    ClaimRequest, Context, DEDUP_RETENTION, DeadLetterFilter, DeadLetterQuery, Draft, Error, ErrorKind,
-    Inspect, Lease, Mark, Operations, Outcome, ProcessedStore, Prune, Repository, Result, Settlement,
-    Transactions,
+    BlockedQuery, ClaimRequest, Context, DEDUP_RETENTION, DeadLetterFilter, DeadLetterQuery, Draft, Error,
+    ErrorKind, Inspect, Lease, Maintenance, Mark, Operations, Outcome, ProcessedStore, Prune, Repository,
+    Result, Settlement, Transactions,
 };
+use outbox_sea_orm::OutboxTable;
 use outbox_testkit::Harness;
 use uuid::Uuid;
 
@@ -57,6 +58,17 @@ async fn everything(Handles { outbox, inbox }: &Handles) -> Vec<(&'static str, R
     ]
 }
 
+/// The calls that only an ordered and partitioned table knows.
+async fn everything_of_order_and_partitions(outbox: &OutboxTable) -> Vec<(&'static str, Result<()>)> {
+    let head = Uuid::now_v7();
+    vec![
+        ("blocked keys", outbox.blocked_keys(BlockedQuery::new(1)).await.map(drop)),
+        ("skip", outbox.skip_head("k".into(), head).await.map(drop)),
+        ("release", outbox.release_head("k".into(), head).await.map(drop)),
+        ("maintain", outbox.maintain(Maintenance::new()).await.map(drop)),
+    ]
+}
+
 async fn in_transaction(
     inbox: &impl Transactions,
     f: impl AsyncFnOnce(&Context) -> Result<()>,
@@ -76,8 +88,13 @@ fn assert_denied(name: &str, error: &Error) {
     assert!(!format!("{error} {error:?}").contains(SECRET), "{name}: {error:?}");
 }
 
-async fn check(roles: &Roles, role: &str, allowed: &[&str]) {
-    for (name, result) in everything(&roles.handles(role).await).await {
+async fn check<const PARTITIONED: bool>(roles: &Roles<PARTITIONED>, role: &str, allowed: &[&str]) {
+    let handles = roles.handles(role).await;
+    let mut calls = everything(&handles).await;
+    if PARTITIONED {
+        calls.extend(everything_of_order_and_partitions(&handles.outbox).await);
+    }
+    for (name, result) in calls {
         match result {
             Err(error) if !allowed.contains(&name) => assert_denied(name, &error),
             // there is no such message: an answer of the table, not of its guard
@@ -87,7 +104,7 @@ async fn check(roles: &Roles, role: &str, allowed: &[&str]) {
     }
 }
 
-async fn each_role_may_do_its_part_and_nothing_else(roles: &Roles) {
+async fn each_role_may_do_its_part_and_nothing_else<const PARTITIONED: bool>(roles: &Roles<PARTITIONED>) {
     check(roles, "producer", &["enqueue", "enqueue with a key"]).await;
     let operations = [
         "inspect",
@@ -100,6 +117,9 @@ async fn each_role_may_do_its_part_and_nothing_else(roles: &Roles) {
         "history",
         "prune",
         "count prunable",
+        "blocked keys",
+        "skip",
+        "release",
     ];
     let keys = ["prune keys", "count expired keys"];
     let hot = ["claim", "settle", "settle a failure", "extend"];
@@ -154,11 +174,20 @@ async fn any_role_may_check_and_migrate_what_is_there(roles: &Roles) {
 }
 
 mod postgres {
+    use outbox_core::{Declaration, OnDead};
+
+    use super::super::run_with_roles_on;
     use super::run_with_roles;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn each_role_may_do_its_part_and_nothing_else() {
         run_with_roles(super::each_role_may_do_its_part_and_nothing_else).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn each_role_may_do_its_part_of_an_ordered_partitioned_table() {
+        let ordered = Declaration::new().ordered(OnDead::Block);
+        run_with_roles_on::<true>(ordered, super::each_role_may_do_its_part_and_nothing_else).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
