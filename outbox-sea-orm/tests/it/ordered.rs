@@ -1,5 +1,7 @@
 //! Order per key, by what the server itself has written down.
 
+mod contended;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +16,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use uuid::Uuid;
 
 use crate::harness::{MySql, Postgres};
-use crate::support::{LEASE, Site, on_each, settle_all};
+use crate::support::{LEASE, Site, on_each, on_postgres, settle_all};
 
 /// A server that can write down each change of a table.
 trait Auditable: DeclaredHarness<Operations = OutboxTable> + Harness<Repository = OutboxTable> {
