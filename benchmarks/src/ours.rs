@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use outbox_core::{Draft, Message, OnDead, Repository, TableName, Wakeup};
+use outbox_core::{Draft, Message, Repository, TableName, Wakeup};
 use outbox_dispatcher::{Config, Dispatcher, Observer, Report, Router, TracingObserver};
 use outbox_sea_orm::OutboxTable;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
@@ -40,11 +40,6 @@ impl Ours {
     /// A fresh table in a database of the server; the database means nothing on SQLite and MySQL.
     pub(crate) async fn create_at(site: &Site, database: &str) -> Result<Self> {
         Self::create_with(site, database, |table| table).await
-    }
-
-    /// A fresh ordered table.
-    pub(crate) async fn create_ordered(site: &Site, on_dead: OnDead) -> Result<Self> {
-        Self::create_with(site, BENCH, |table| table.ordered(on_dead)).await
     }
 
     /// The same, declared otherwise.

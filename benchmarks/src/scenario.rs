@@ -19,6 +19,7 @@ mod plans;
 mod relaxed;
 mod retries;
 pub(crate) mod rss;
+mod varied;
 mod wakeup;
 
 use neighbours::Neighbours;

@@ -110,6 +110,7 @@ pub fn validate_key(key: &str) -> Result<()> {
 pub enum Unblocked {
     /// It was.
     Applied,
-    /// The message is not the first of this key any more, or neither waits nor is a dead letter that blocks.
+    /// The message is not the first of this key any more, or neither waits nor is a dead letter that blocks. Nor is a dead
+    /// letter released, on a [partitioned](crate::Declaration::partitioned) table, while another message has its id.
     NotBlocking,
 }

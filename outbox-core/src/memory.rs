@@ -375,7 +375,7 @@ impl Wakeup for MemoryRepository {
     }
 }
 
-/// The listener of a [`MemoryRepository`]: every commit with a message, release, redrive and
+/// The listener of a [`MemoryRepository`]: every commit with a message, release, redrive, removal of a dead letter and
 /// [`advance`](MemoryRepository::advance) gives a hint.
 pub struct MemoryListener {
     shared: Arc<Shared>,
@@ -1255,6 +1255,10 @@ impl Store {
         old.truncate(prune.limit);
         if !prune.dry_run {
             old.iter().for_each(|(_, seq)| drop(self.remove(*seq)));
+            // what a dead letter blocked can go on
+            if prune.what == Prunable::Dead {
+                self.hint();
+            }
         }
         old.len() as u64
     }

@@ -25,6 +25,8 @@ pub(crate) struct Desk {
     plan: Plan,
     policy: Policy,
     held: Mutex<Held>,
+    /// While an observer is told how many lanes pause.
+    telling: Mutex<()>,
     failure: Mutex<Option<Error>>,
     claim_loop: Notify,
     settler: Notify,
@@ -38,6 +40,7 @@ impl Desk {
         Self {
             policy: Policy { max_attempts: config.max_attempts, backoff: config.backoff.clone() },
             held: Mutex::new(Held::new(&config, &plan, Instant::now())),
+            telling: Mutex::default(),
             failure: Mutex::default(),
             claim_loop: Notify::new(),
             settler: Notify::new(),
@@ -166,8 +169,8 @@ impl Desk {
     fn step(&self, place: usize, ended: Option<Ended>, now: Instant) -> Option<Job> {
         let step = self.held().step(place, ended, now);
         self.call(step.calls);
-        if let Some((route, n_paused)) = step.resumed {
-            self.observers.emit(&Event::Resumed { topic: self.router.topic(&route), n_paused });
+        if let Some(route) = step.resumed {
+            self.emit_paused(|n_paused| Event::Resumed { topic: self.router.topic(&route), n_paused });
         }
         step.next
     }
@@ -182,16 +185,14 @@ impl Desk {
 
     async fn handle_one(&self, place: usize, message: Message, route: Route, limit: TimeLimit) -> Ended {
         let attempt = message.attempt;
-        let timer = self.observers.times_handlers().then(|| Timer::start(&self.observers, &message));
+        let timer = self.timer(&route, &message);
         let ending = match self.router.service(&route) {
             Some(Service::One(handler)) => {
                 handler::run(&**handler, message, self.config.trace, limit, self.called_off(place)).await
             }
             _ => self.router.unrouted(message.topic),
         };
-        if let Some(timer) = timer {
-            timer.stop(&self.observers, self.router.topic(&route), ending.name());
-        }
+        timer.into_iter().for_each(|timer| timer.stop(ending.name()));
         self.note(&ending, &route);
         let opens = ending.opens();
         Ended { outcomes: Outcomes::One(self.decide(ending, attempt)), opens, route }
@@ -205,22 +206,26 @@ impl Desk {
         limit: TimeLimit,
     ) -> Ended {
         let attempts: Vec<_> = messages.iter().map(|message| message.attempt).collect();
-        let start = |message: &Message| Timer::start(&self.observers, message);
-        let timers: Option<Vec<_>> =
-            self.observers.times_handlers().then(|| messages.iter().map(start).collect());
+        let timers: Vec<_> = messages.iter().filter_map(|message| self.timer(&route, message)).collect();
         let endings = match self.router.service(&route) {
             Some(Service::Batch(_, handler)) => {
                 handler::run_batch(&**handler, messages, limit, self.called_off(place)).await
             }
             _ => messages.into_iter().map(|message| self.router.unrouted(message.topic)).collect(),
         };
-        for (timer, ending) in timers.into_iter().flatten().zip(&endings) {
-            timer.stop(&self.observers, self.router.topic(&route), ending.name());
+        for (timer, ending) in timers.into_iter().zip(&endings) {
+            timer.stop(ending.name());
         }
         endings.iter().for_each(|ending| self.note(ending, &route));
         let opens = endings.iter().all(Ending::opens);
         let decided = endings.into_iter().zip(attempts).map(|(ending, attempt)| self.decide(ending, attempt));
         Ended { outcomes: Outcomes::Each(decided.collect()), opens, route }
+    }
+
+    /// For an observer that times handlers.
+    fn timer<'a>(&'a self, route: &'a Route, message: &Message) -> Option<Timer<'a>> {
+        let observers = &self.observers;
+        observers.times_handlers().then(|| Timer::start(observers, self.router.topic(route), message))
     }
 
     /// Pauses when the downstream is gone.
@@ -249,10 +254,17 @@ impl Desk {
         let lane = self.plan.lane(route);
         let paused = self.held().pause(lane, Instant::now(), &self.config, rand::random());
         self.call(Calls { claim_loop: true, settler: true, starter: false });
-        if let Some((pause, n_paused)) = paused {
+        if let Some(pause) = paused {
             let topic = self.router.topic(route);
-            self.observers.emit(&Event::Paused { topic, pause, error, n_paused });
+            self.emit_paused(|n_paused| Event::Paused { topic, pause, error, n_paused });
         }
+    }
+
+    /// One event at a time, with the number of lanes that pause by then: the last number that is told holds.
+    fn emit_paused<'a>(&self, event: impl FnOnce(usize) -> Event<'a>) {
+        let _one = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let n_paused = self.held().n_paused();
+        self.observers.emit(&event(n_paused));
     }
 }
 

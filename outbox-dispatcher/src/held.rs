@@ -116,8 +116,8 @@ pub(crate) enum Outcomes {
 /// What a worker does next, and whom it has to tell.
 pub(crate) struct Step {
     pub(crate) next: Option<Job>,
-    /// What goes on after a pause, and how many lanes pause still.
-    pub(crate) resumed: Option<(Route, usize)>,
+    /// What goes on after a pause.
+    pub(crate) resumed: Option<Route>,
     pub(crate) calls: Calls,
 }
 
@@ -358,8 +358,8 @@ impl Held {
         }
     }
 
-    /// Where it goes on, and how many lanes pause still, if it opened a gate.
-    fn finish(&mut self, place: usize, Ended { outcomes, opens, route }: Ended) -> Option<(Route, usize)> {
+    /// Where it goes on, if it opened a gate.
+    fn finish(&mut self, place: usize, Ended { outcomes, opens, route }: Ended) -> Option<Route> {
         let resumed = match (mem::replace(&mut self.places[place], Place::Between), outcomes) {
             (Place::At(slot), Outcomes::One(outcome)) => {
                 self.end_handler(slot.ticket.lane);
@@ -377,11 +377,11 @@ impl Held {
             }
             _ => false,
         };
-        resumed.then(|| (route, self.n_paused()))
+        resumed.then_some(route)
     }
 
     /// How many lanes claim nothing, or one message to try.
-    fn n_paused(&self) -> usize {
+    pub(crate) fn n_paused(&self) -> usize {
         self.lanes.iter().filter(|lane| !lane.gate.is_open()).count()
     }
 
@@ -468,19 +468,19 @@ impl Held {
         self.free.len() == self.places.len() && self.n_waiting() == 0
     }
 
-    /// Closes the gate of a lane, and says for how long and how many pause now; `None` when it is closed already. What
-    /// waits in the lane is given back either way.
+    /// Closes the gate of a lane, and says for how long; `None` when it is closed already. What waits in the lane is
+    /// given back either way.
     pub(crate) fn pause(
         &mut self,
         lane: usize,
         now: Instant,
         config: &Config,
         random: f64,
-    ) -> Option<(Duration, usize)> {
+    ) -> Option<Duration> {
         self.release_lane(lane);
         let pause = self.lanes[lane].gate.close(now, &config.pause, random)?;
         self.should_look = true;
-        Some((pause, self.n_paused()))
+        Some(pause)
     }
 
     fn release_lane(&mut self, lane: usize) {

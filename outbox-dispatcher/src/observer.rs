@@ -48,7 +48,7 @@ pub enum Event<'a> {
         /// Which attempt it was.
         attempt: u32,
         /// How it ended: `ok`, `failed`, `dead_letter`, `unavailable`, `timed_out`, `panicked`, `unrouted`, or
-        /// `dropped` by a stop or a lost lease.
+        /// `dropped` by a stop, by a lost lease, or with its run.
         outcome: &'static str,
         /// How long it ran.
         took: Duration,

@@ -38,21 +38,7 @@ fn common_topic(drafts: &[Draft]) -> Option<&str> {
 
 /// A consumer's span, around a handler.
 pub(crate) fn process(message: &Message, relation: TraceRelation) -> Span {
-    let Message { id, topic, attempt, .. } = message;
-    let span = debug_span!(
-        parent: None,
-        "process",
-        otel.name = format!("process {topic}"),
-        otel.kind = "consumer",
-        otel.status_code = Empty,
-        messaging.system = SYSTEM,
-        messaging.operation.name = "process",
-        "messaging.operation.type" = "process",
-        messaging.destination.name = topic,
-        messaging.message.id = %id,
-        outbox.attempt = attempt,
-        "error.type" = Empty,
-    );
+    let span = consumer(Some(&message.topic), Some(message), None);
     relate(&span, &message.headers, relation);
     span
 }
@@ -60,7 +46,14 @@ pub(crate) fn process(message: &Message, relation: TraceRelation) -> Span {
 /// A consumer's span, around a batch handler: a trace of its own, with a link to each producer's span.
 pub(crate) fn process_batch(messages: &[Message]) -> Span {
     let topic = messages.first().map(|message| &*message.topic);
-    let span = debug_span!(
+    let span = consumer(topic, None, Some(messages.len()));
+    messages.iter().for_each(|message| relate(&span, &message.headers, TraceRelation::Link));
+    span
+}
+
+/// Of one message, or of so many.
+fn consumer(topic: Option<&str>, one: Option<&Message>, n_messages: Option<usize>) -> Span {
+    debug_span!(
         parent: None,
         "process",
         otel.name = topic.map(|topic| format!("process {topic}")),
@@ -70,11 +63,11 @@ pub(crate) fn process_batch(messages: &[Message]) -> Span {
         messaging.operation.name = "process",
         "messaging.operation.type" = "process",
         messaging.destination.name = topic,
-        messaging.batch.message_count = messages.len(),
+        messaging.message.id = one.map(|message| tracing::field::display(message.id)),
+        messaging.batch.message_count = n_messages,
+        outbox.attempt = one.map(|message| message.attempt),
         "error.type" = Empty,
-    );
-    messages.iter().for_each(|message| relate(&span, &message.headers, TraceRelation::Link));
-    span
+    )
 }
 
 /// Says how a span ended; `ok` needs no word. Never a text of an error, which may quote a payload.

@@ -107,8 +107,7 @@ impl Observer for StatusObserver {
         match *event {
             Event::StorageUnavailable { operation, .. } => drop(seen.failing.insert(operation)),
             Event::StorageRecovered { operation } => drop(seen.failing.remove(operation)),
-            Event::Paused { .. } => seen.is_paused = true,
-            Event::Resumed { n_paused, .. } => seen.is_paused = n_paused > 0,
+            Event::Paused { n_paused, .. } | Event::Resumed { n_paused, .. } => seen.is_paused = n_paused > 0,
             Event::Stopping => seen.is_stopping = true,
             Event::Stopped { .. } => seen.has_stopped = true,
             _ => {}

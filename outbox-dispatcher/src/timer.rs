@@ -6,27 +6,38 @@ use outbox_core::{Message, MessageId};
 use tokio::time::Instant;
 
 use crate::Event;
+use crate::decision::Ending;
 use crate::observer::Observers;
 
-/// Running while a handler runs.
-pub(crate) struct Timer {
+/// Running while a handler runs. Whoever drops it instead of stopping it has dropped the handler.
+pub(crate) struct Timer<'a> {
+    observers: &'a Observers,
+    topic: &'a str,
     id: MessageId,
     attempt: u32,
     enqueued: SystemTime,
     started: Instant,
+    outcome: &'static str,
 }
 
-impl Timer {
+impl<'a> Timer<'a> {
     /// Tells the observer.
-    pub(crate) fn start(observers: &Observers, message: &Message) -> Self {
-        let Message { id, ref topic, attempt, created_at, .. } = *message;
+    pub(crate) fn start(observers: &'a Observers, topic: &'a str, message: &Message) -> Self {
+        let Message { id, attempt, created_at, .. } = *message;
         observers.emit(&Event::Started { id, topic, attempt });
-        Self { id, attempt, enqueued: created_at.into(), started: Instant::now() }
+        let (enqueued, started, outcome) = (created_at.into(), Instant::now(), Ending::Abandoned.name());
+        Self { observers, topic, id, attempt, enqueued, started, outcome }
     }
 
+    pub(crate) fn stop(mut self, outcome: &'static str) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Timer<'_> {
     /// Tells the observer.
-    pub(crate) fn stop(self, observers: &Observers, topic: &str, outcome: &'static str) {
-        let Self { id, attempt, enqueued, started } = self;
+    fn drop(&mut self) {
+        let Self { observers, topic, id, attempt, enqueued, started, outcome } = *self;
         let (took, age) = (started.elapsed(), age(enqueued));
         observers.emit(&Event::Handled { id, topic, attempt, outcome, took, age });
     }

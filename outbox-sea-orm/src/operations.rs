@@ -191,7 +191,7 @@ impl OutboxTable {
     ) -> Result<Unblocked> {
         validate_key(&key)?;
         let values = Values(vec![head.into(), key.into(), blocks.into()]);
-        Ok(match self.execute(operation, &self.db, sql, values).await? {
+        Ok(match self.execute_alone(operation, &self.db, sql, values).await? {
             0 => Unblocked::NotBlocking,
             _ => Unblocked::Applied,
         })

@@ -262,6 +262,10 @@ impl OutboxTable {
     /// by its `commit`, which then reports success although PostgreSQL has rolled back; the transaction of a
     /// [`Context`] reports it.
     ///
+    /// Roll back after an error other than [`AlreadyEnqueued`](ErrorKind::AlreadyEnqueued), and after dropping this future: a
+    /// deduplication key may be taken by then and its message not stored, and a commit would let later repeats name a message that
+    /// never was. The transaction of a [`Context`] sees to that.
+    ///
     /// # Errors
     /// Those of [`Repository::enqueue`].
     pub async fn enqueue_in(

@@ -433,6 +433,8 @@ macro_rules! __cases {
                 long_backlog_is_an_estimate
                 skipped_head_lets_its_key_go_on
                 released_head_comes_first
+                message_behind_another_is_no_head
+                unblocked_key_gives_a_hint
                 dead_letter_that_holds_nobody_is_no_head
                 blocked_keys_need_order
                 order_and_turns_by_header_are_refused

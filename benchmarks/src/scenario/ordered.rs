@@ -1,57 +1,35 @@
 //! A table declared ordered: the drain of a backlog over many keys, and of a single one.
 
-use std::path::Path;
-
 use outbox_core::{Draft, OnDead};
+use outbox_sea_orm::OutboxTable;
 
 use super::neighbours::against;
 use super::part::{Part, Profile};
+use super::varied::{Variation, Varied};
 use crate::error::Result;
 use crate::load::{BATCH, scramble};
 use crate::meter::Usage;
 use crate::options::Options;
 use crate::ours::Ours;
 use crate::report::{Bound, Line};
-use crate::side::{Side, drained, interleave};
+use crate::side::{drained, interleave};
 use crate::site::Site;
 
 const MANY: u64 = 10_000;
 
 /// An ordered table whose messages have so many keys.
-struct Ordered<const N_KEYS: u64>(Ours);
+struct Ordered<const N_KEYS: u64>;
 
-impl<const N_KEYS: u64> Side for Ordered<N_KEYS> {
-    async fn create(site: &Site) -> Result<Self> {
-        Ok(Self(Ours::create_ordered(site, OnDead::Block).await?))
+impl<const N_KEYS: u64> Variation for Ordered<N_KEYS> {
+    fn declare(table: OutboxTable) -> OutboxTable {
+        table.ordered(OnDead::Block)
     }
 
-    async fn enqueue_batches(&self, batches: Vec<Vec<Draft>>) -> Result<()> {
-        let batches = batches.into_iter().map(|batch| batch.into_iter().map(keyed::<N_KEYS>).collect());
-        self.0.enqueue_batches(batches.collect()).await
+    /// One of the keys, by chance but the same in each run.
+    fn change(_: usize, draft: Draft) -> Draft {
+        let number = draft.id.as_u128() as u64;
+        draft.key(scramble(number) % N_KEYS)
     }
-
-    async fn enqueue_singles(&self, parts: Vec<Vec<Draft>>) -> Result<()> {
-        let parts = parts.into_iter().map(|part| part.into_iter().map(keyed::<N_KEYS>).collect());
-        self.0.enqueue_singles(parts.collect()).await
-    }
-
-    async fn drain(&self, n_messages: u64) -> Result<()> {
-        self.0.drain(n_messages).await
-    }
-
-    fn file(&self) -> Option<&Path> {
-        self.0.file()
-    }
-
-    async fn remove(self) -> Result<()> {
-        self.0.remove().await
-    }
-}
-
-/// The draft with one of the keys, by chance but the same in each run.
-fn keyed<const N_KEYS: u64>(draft: Draft) -> Draft {
-    let number = draft.id.as_u128() as u64;
-    draft.key(scramble(number) % N_KEYS)
 }
 
 /// The drain rate over 10,000 keys against that of a table without order.
@@ -64,7 +42,7 @@ pub(crate) async fn many_keys(site: &Site, options: &Options) -> Result<Line> {
         async |round| drained::<Ours>(site, n_messages, round).await,
         async |round| {
             Profile::begin(site).await?;
-            let usage = drained::<Ordered<MANY>>(site, n_messages, round).await?;
+            let usage = drained::<Varied<Ordered<MANY>>>(site, n_messages, round).await?;
             profile = Profile::end(site).await?;
             Ok(usage)
         },
@@ -92,7 +70,7 @@ pub(crate) async fn hot_key(site: &Site, options: &Options) -> Result<Line> {
         site,
         options.n_rounds.min(3),
         async |round| drained::<Ours>(site, n_messages, round).await,
-        async |round| drained::<Ordered<1>>(site, n_messages, round).await,
+        async |round| drained::<Varied<Ordered<1>>>(site, n_messages, round).await,
     )
     .await?;
     let rate = hot.median(Usage::rate);

@@ -7,6 +7,7 @@ use outbox_core::{
 };
 use outbox_dispatcher::{Config, Dispatcher, Limit, Message, Router};
 use outbox_sea_orm::OutboxTable;
+use sea_orm::{ConnectionTrait, TransactionTrait};
 
 use crate::support::{LEASE, Site, on_postgres, on_sqlite};
 
@@ -41,6 +42,23 @@ async fn a_hundred_thousand_messages_delay_another_by_two_batches_at_most(site: 
         }
         assert!(n_claims <= 2, "{key} came with claim {n_claims}");
     }
+}
+
+/// What others hold at the moment takes no place: a claim that is not full lets its dispatcher rest.
+async fn turns_of_locked_rows_go_to_others(site: &Site) {
+    let outbox = by_key(site).await;
+    for key in ["a", "b", "c"] {
+        outbox.enqueue_autocommit(Draft::new("t", "").key(key)).await.expect("enqueue");
+    }
+    let other = site.db.begin().await.expect("begin");
+    let lock = format!("SELECT 1 FROM {} WHERE key < 'c' FOR UPDATE", site.sql_name("declared"));
+    other.execute_unprepared(&lock).await.expect("lock");
+    let claim = outbox.claim(ClaimRequest::new(2, LEASE)).await.expect("claim");
+    assert_eq!(
+        claim.messages.iter().map(|claimed| claimed.message.key.as_deref()).collect::<Vec<_>>(),
+        [Some("c")]
+    );
+    other.rollback().await.expect("unlock");
 }
 
 async fn a_difference_of_turns_is_named(site: &Site) {
@@ -108,7 +126,7 @@ async fn a_dispatcher_takes_turns_within_its_limits(site: &Site) {
 }
 
 on_postgres! {
-    a_hundred_thousand_messages_delay_another_by_two_batches_at_most, a_difference_of_turns_is_named,
+    a_hundred_thousand_messages_delay_another_by_two_batches_at_most, turns_of_locked_rows_go_to_others, a_difference_of_turns_is_named,
     missing_parts_of_a_fair_table_are_named, a_dispatcher_takes_turns_within_its_limits, turns_and_partitions_are_refused
 }
 

@@ -1,5 +1,6 @@
 //! Order per key, by what the server itself has written down.
 
+mod contended;
 mod killed;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -16,7 +17,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use uuid::Uuid;
 
 use crate::harness::{MySql, Postgres};
-use crate::support::{LEASE, Site, on_each, settle_all};
+use crate::support::{LEASE, Site, on_each, on_postgres, settle_all};
 
 /// A server that can write down each change of a table.
 trait Auditable: DeclaredHarness<Operations = OutboxTable> + Harness<Repository = OutboxTable> {

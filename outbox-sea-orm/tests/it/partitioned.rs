@@ -9,7 +9,7 @@ use std::time::Duration;
 use outbox_core::{
     ClaimRequest, Claimed, DeadLetterFilter, Declaration, Draft, ErrorKind, Finding, Maintenance,
     MemoryRepository, MessageId, Moved, OnDead, Operations, Outcome, PartitionInterval, Prune, Repository,
-    Severity, Symptom, TopicStats,
+    Severity, Symptom, TopicStats, Unblocked,
 };
 use outbox_sea_orm::OutboxTable;
 
@@ -25,6 +25,14 @@ const INTERVALS: [PartitionInterval; 4] =
 /// The table `parts`, made.
 async fn parts(site: &Site, interval: PartitionInterval) -> OutboxTable {
     let table = OutboxTable::new(&site.db, site.name("parts")).partitioned(interval);
+    table.migrate().await.expect("migrate");
+    table
+}
+
+/// The same, ordered.
+async fn ordered_parts(site: &Site) -> OutboxTable {
+    let table = OutboxTable::new(&site.db, site.name("parts")).ordered(OnDead::Block);
+    let table = table.partitioned(PartitionInterval::Day);
     table.migrate().await.expect("migrate");
     table
 }
@@ -209,6 +217,24 @@ async fn a_key_is_honoured_when_its_message_has_left(site: &Site) {
     assert_eq!(table.stats().await.expect("stats").total(), TopicStats::default());
 }
 
+async fn a_dead_head_whose_id_is_in_use_stays(site: &Site) {
+    let table = ordered_parts(site).await;
+    let enqueue = async |draft: Draft| table.enqueue_autocommit(draft).await.expect("enqueue")[0];
+    let settle = async |outcome: Outcome| {
+        let claimed = table.claim(ClaimRequest::new(10, LEASE)).await.expect("claim");
+        assert_eq!(claimed.messages.len(), 1);
+        settle_all(&table, &claimed, outcome).await;
+    };
+    let release = async |head| table.release_head("a".into(), head).await.expect("release");
+    let id = enqueue(Draft::new("t", "").key("a")).await;
+    settle(Outcome::Dead { error: "no".into() }).await;
+    enqueue(Draft::new("t", "").key("b").id(id)).await;
+    assert_eq!(release(id).await, Unblocked::NotBlocking);
+    settle(Outcome::Done).await;
+    assert_eq!(release(id).await, Unblocked::Applied);
+    settle(Outcome::Done).await;
+}
+
 async fn history_of_a_kept_message_is_found(site: &Site) {
     let table = parts(site, PartitionInterval::Day).await;
     let id = end(&table, 1, Outcome::Retry { after: Duration::ZERO, error: "first".into() }).await[0];
@@ -311,7 +337,7 @@ async fn a_plain_table_becomes_a_partitioned_one(site: &Site) {
 
 on_postgres! {
     a_message_is_where_its_state_is, claims_are_heap_only_updates, dead_letters_of_one_id_come_back_one_by_one,
-    a_key_is_honoured_when_its_message_has_left, history_of_a_kept_message_is_found, a_sample_counts_all_partitions, a_difference_of_intervals_is_named,
+    a_key_is_honoured_when_its_message_has_left, a_dead_head_whose_id_is_in_use_stays, history_of_a_kept_message_is_found, a_sample_counts_all_partitions, a_difference_of_intervals_is_named,
     a_partition_that_is_gone_is_named, a_plain_table_becomes_a_partitioned_one
 }
 

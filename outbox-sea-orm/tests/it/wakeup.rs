@@ -4,10 +4,7 @@ mod stress;
 
 use std::time::Duration;
 
-use outbox_core::{
-    ClaimRequest, Claimed, DeadLetterFilter, Draft, ErrorKind, Listener, OnDead, Operations, Outcome, Prune,
-    Readiness, Repository, Settlement, Unblocked, Wakeup,
-};
+use outbox_core::{Claimed, Draft, ErrorKind, Listener, Outcome, Readiness, Repository, Settlement, Wakeup};
 use outbox_sea_orm::{OutboxTable, TableListener};
 use sea_orm::sqlx::postgres::PgListener;
 use sea_orm::{ConnectionTrait, TransactionTrait};
@@ -149,35 +146,6 @@ async fn delayed_and_released_messages_hint_as_well(site: &Site) {
     let delayed = Draft::new("t", "").delay(Duration::from_secs(60));
     site.outbox.enqueue_autocommit([delayed]).await.expect("enqueue");
     expect_hint(&mut listener).await;
-}
-
-/// Whoever waits behind a dead letter or a delayed head can go on when an operator has done something about it.
-async fn what_unblocks_a_key_hints(site: &Site) {
-    let outbox = site.outbox.clone().ordered(OnDead::Block);
-    site.execute(&format!("DROP TABLE {}", site.sql_name("outbox"))).await;
-    outbox.migrate().await.expect("migrate");
-    let mut listener = listen(&outbox).await;
-    for action in ["discard", "discard_matching", "prune", "skip", "release", "redrive"] {
-        let sent = outbox.enqueue_autocommit([Draft::new("t", "").key(1)]).await.expect("enqueue")[0];
-        let claim = outbox.claim(ClaimRequest::new(1, PATIENCE)).await.expect("claim");
-        settle_all(&outbox, &claim, Outcome::Dead { error: "dead".into() }).await;
-        listener.stand_down().await.expect("stand down");
-        fall_asleep(&mut listener).await;
-        match action {
-            "discard" => drop(outbox.discard(vec![sent]).await.expect(action)),
-            "discard_matching" => {
-                assert_eq!(outbox.discard_matching(DeadLetterFilter::default(), 1).await.expect(action), 1);
-            }
-            "prune" => assert_eq!(outbox.prune(Prune::dead(Duration::ZERO)).await.expect(action), 1),
-            "skip" => assert_eq!(outbox.skip_head("1".into(), sent).await.expect(action), Unblocked::Applied),
-            "release" => {
-                assert_eq!(outbox.release_head("1".into(), sent).await.expect(action), Unblocked::Applied)
-            }
-            _ => drop(outbox.redrive(vec![sent]).await.expect(action)),
-        }
-        expect_hint(&mut listener).await;
-        site.execute(&format!("DELETE FROM {}", site.sql_name("outbox"))).await;
-    }
 }
 
 async fn messages_of_another_table_do_not_hint(site: &Site) {
@@ -346,7 +314,6 @@ on_postgres! {
     looks_become_rarer_while_a_transaction_stays_open,
     a_writer_elsewhere_keeps_nobody_awake,
     delayed_and_released_messages_hint_as_well,
-    what_unblocks_a_key_hints,
     messages_of_another_table_do_not_hint,
     both_sleepers_are_woken,
     a_leader_that_leaves_without_a_hint_tells_the_followers,

@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use outbox_core::{
-    BlockedKey, BlockedQuery, Blocker, Claim, ClaimRequest, Claimed, Claimer, Declaration, Draft, ErrorKind,
-    Fairness, MAX_BEHIND, MessageId, Moved, OnDead, Operations, Outcome, Repository, Settled, Settlement,
-    Unblocked,
+    BlockedKey, BlockedQuery, Blocker, Claim, ClaimRequest, Claimed, Claimer, DeadLetterFilter, Declaration,
+    Draft, ErrorKind, Fairness, MAX_BEHIND, MessageId, Moved, OnDead, Operations, Outcome, Prune, Repository,
+    Settled, Settlement, Unblocked,
 };
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::lacks;
-use super::steps::{HOUR, Steps, dead, draft, drafts, ids, insist, on, request, retry, soon, sorted};
+use super::steps::{HOUR, Steps, dead, draft, drafts, hinted, ids, insist, on, request, retry, soon, sorted};
 use crate::random::Random;
 use crate::{Corruption, DeclaredHarness, Harness, OperationsHarness};
 
@@ -531,6 +531,59 @@ pub async fn released_head_comes_first<H: DeclaredHarness>(h: &H) {
         assert_eq!((ids(&again), again[0].message.attempt), (vec![sent[0]], attempt));
         h.finish_all(&again).await;
         assert_eq!(h.drain().await, sent[1..]);
+    }
+}
+
+/// A delayed message is no head while an earlier one of its key is ready, delayed or dead.
+pub async fn message_behind_another_is_no_head<H: DeclaredHarness>(h: &H) {
+    needs_blocked_keys!(h, "message_behind_another_is_no_head");
+    let h = blocking(h).await;
+    for earlier in ["dead", "delayed", "ready"] {
+        let delay = if earlier == "delayed" { HOUR } else { Duration::ZERO };
+        h.enqueue(of(earlier).delay(delay)).await;
+        if earlier == "dead" {
+            let claim = h.claim(1).await;
+            let _ = h.settle(claim[0].lease, dead("beyond help")).await;
+        }
+        let second = h.enqueue(of(earlier).delay(HOUR)).await[0];
+        let operations = h.operations();
+        let answers = [
+            operations.skip_head(earlier.into(), second).await.expect("skip"),
+            operations.release_head(earlier.into(), second).await.expect("release"),
+        ];
+        assert_eq!(answers, [Unblocked::NotBlocking; 2], "behind one that is {earlier}");
+    }
+}
+
+/// Whoever sleeps while a dead letter blocks its key is woken when an operator has done something about it.
+pub async fn unblocked_key_gives_a_hint<H: DeclaredHarness>(h: &H) {
+    if !h.capabilities().hints {
+        return lacks::<H>("ordered::unblocked_key_gives_a_hint", "hints");
+    }
+    needs_blocked_keys!(h, "unblocked_key_gives_a_hint");
+    let h = blocking(h).await;
+    for action in ["discard", "discard_matching", "prune", "skip", "redrive", "redrive_matching", "release"] {
+        let head = enqueue_run(&h, "a", 1).await[0];
+        let claim = h.claim(1).await;
+        let _ = h.settle(claim[0].lease, dead("beyond help")).await;
+        h.advance(HOUR).await;
+        let mut listener = h.asleep().await;
+        unblock(h.operations(), action, head).await;
+        hinted(&mut listener).await;
+        h.drain().await;
+    }
+}
+
+async fn unblock(operations: &impl Operations, action: &str, head: MessageId) {
+    let all = DeadLetterFilter::default();
+    match action {
+        "discard" => drop(operations.discard(vec![head]).await.expect(action)),
+        "discard_matching" => drop(operations.discard_matching(all, 1).await.expect(action)),
+        "prune" => drop(operations.prune(Prune::dead(HOUR / 2)).await.expect(action)),
+        "redrive" => drop(operations.redrive(vec![head]).await.expect(action)),
+        "redrive_matching" => drop(operations.redrive_matching(all, 1).await.expect(action)),
+        "skip" => _ = operations.skip_head("a".into(), head).await.expect(action),
+        _ => _ = operations.release_head("a".into(), head).await.expect(action),
     }
 }
 

@@ -212,9 +212,11 @@ pub async fn only_expired_keys_are_pruned<H: OperationsHarness>(h: &H) {
     h.enqueue([draft().dedup_key("a"), draft().dedup_key("b"), draft().dedup_key("c")]).await;
     h.advance(2 * HOUR).await;
     let young = h.enqueue(draft().dedup_key("young")).await[0];
+    assert_eq!(prune(h, Prune::dedup_keys().dry_run()).await, 0, "all are honoured");
     assert_eq!(prune(h, Prune::dedup_keys()).await, 0, "all are honoured");
     h.advance(DAY - HOUR).await;
     let step = Prune::dedup_keys().with_limit(2);
+    assert_eq!(prune(h, Prune::dedup_keys().dry_run()).await, 3);
     assert_eq!(prune(h, step.clone().dry_run()).await, 2);
     let mut older = Prune::dedup_keys();
     older.older_than = 2 * HOUR;

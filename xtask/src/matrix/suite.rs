@@ -95,8 +95,13 @@ fn run(
     if !output.status.success() {
         eprintln!("{}", stdout.split_once("\nfailures:\n").map_or(&*stdout, |(_, failures)| failures));
     }
-    let results = Results::read(&stdout, &stderr);
-    results.inspect(|results| assert_eq!(results.n_failed == 0, output.status.success()))
+    let results = Results::read(&stdout, &stderr)?;
+    match (results.n_failed == 0) == output.status.success() {
+        true => Ok(results),
+        false => {
+            Err(format!("{} failed, and the test program ended with {}", results.n_failed, output.status))
+        }
+    }
 }
 
 #[cfg(test)]

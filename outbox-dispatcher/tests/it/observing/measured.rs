@@ -1,12 +1,13 @@
 //! A run in which everything happens, as a recorder of each kind has it at the end.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use outbox_core::{Draft, ErrorKind, HandlerResultExt, Transactor};
 use outbox_dispatcher::{
-    CancellationToken, DepthWatch, Dispatcher, Event, HandlerResult, Instrumented, Message, Observer, Router,
+    CancellationToken, DepthWatch, Dispatcher, Event, HandlerResult, Instrumented, Limit, Message, Observer,
+    Router,
 };
 use tokio::time::sleep;
 
@@ -149,6 +150,70 @@ async fn handlers_at_work_are_told_of_however_they_end() {
     token.cancel();
     assert_eq!(running.await.expect("joined").expect("report").n_done, 0);
     assert_eq!(working.0.load(Ordering::SeqCst), 0, "a handler that is dropped has ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn handlers_that_are_dropped_with_their_run_have_ended() {
+    let (store, working) = (Store::new(), Working::default());
+    store.enqueue_n("t", 10).await;
+    let router = Calls::new().taking(seconds(100));
+    let dispatcher = Dispatcher::new(store.clone(), router).with_observer(working.clone());
+    let config = config().with_concurrency(4);
+    let dispatcher = dispatcher.with_config(config).expect("config");
+    let running = tokio::spawn(dispatcher.run(CancellationToken::new()));
+    until(|| working.0.load(Ordering::SeqCst) == 4).await;
+    running.abort();
+    until(|| working.0.load(Ordering::SeqCst) == 0).await;
+}
+
+/// Is slow to take in that `a` goes on, and notes how many lanes pause.
+#[derive(Clone, Default)]
+struct Pausing(Arc<Mutex<Vec<(String, usize)>>>);
+
+impl Observer for Pausing {
+    fn on(&self, event: &Event<'_>) {
+        let Event::Resumed { topic, n_paused, .. } = *event else { return };
+        if topic == "a" {
+            A_GOES_ON.store(true, Ordering::SeqCst);
+            std::thread::sleep(milliseconds(200));
+        }
+        self.0.lock().expect("pauses").push((topic.to_owned(), n_paused));
+    }
+}
+
+static A_GOES_ON: AtomicBool = AtomicBool::new(false);
+
+/// Away at first; then `b` keeps its thread until the observer is being told that `a` has answered.
+async fn away_at_first(message: Message, has_been_away: Arc<AtomicBool>) -> HandlerResult {
+    if !has_been_away.swap(true, Ordering::SeqCst) {
+        return Err("away").unavailable()?;
+    }
+    for _ in 0..5_000 {
+        if message.topic == "a" || A_GOES_ON.load(Ordering::SeqCst) {
+            break;
+        }
+        std::thread::sleep(milliseconds(1));
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_last_number_of_pausing_lanes_holds() {
+    let (store, pausing) = (Store::new(), Pausing::default());
+    store.enqueue([Draft::new("a", ""), Draft::new("b", "")]).await;
+    let (a, b) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let router = Router::new()
+        .on("a", async move |message: Message| away_at_first(message, a).await)
+        .on("b", async move |message: Message| away_at_first(message, b).await);
+    let mut config = config().with_limit(Limit::new(["b"]).with_concurrency(1));
+    config.pause.base = milliseconds(10);
+    let dispatcher = Dispatcher::new(store.clone(), router).with_observer(pausing.clone());
+    let token = CancellationToken::new();
+    let running = tokio::spawn(dispatcher.with_config(config).expect("config").run(token.clone()));
+    until(|| pausing.0.lock().expect("pauses").len() == 2).await;
+    token.cancel();
+    running.await.expect("joined").expect("report");
+    assert_eq!(*pausing.0.lock().expect("pauses"), [("a".to_owned(), 1), ("b".to_owned(), 0)]);
 }
 
 #[cfg(feature = "metrics")]

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Mutex;
 
 use futures_util::future::join_all;
-use outbox_core::{Claimer, Lease, Result, Settled, Settlement};
+use outbox_core::{Claimer, Lease, Result, Settled, Settlement, Unblocked};
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use tokio::time::timeout;
 
@@ -96,6 +96,24 @@ async fn an_operator_who_comes_second_finds_nothing(site: &Site) {
     assert_eq!(claim(&table, 10).await.len(), 1, "it was redriven");
 }
 
+async fn an_operator_who_comes_second_frees_no_key(site: &Site) {
+    let table = ordered_parts(site).await;
+    let head = table.enqueue_autocommit(Draft::new("t", "").key("k")).await.expect("enqueue")[0];
+    for action in ["skip", "release"] {
+        site.execute(&format!("UPDATE {} SET state = 2, dead_at = now()", site.sql_name("parts"))).await;
+        let own = table.clone();
+        let call = async move {
+            match action {
+                "skip" => own.skip_head("k".into(), head).await,
+                _ => own.release_head("k".into(), head).await,
+            }
+        };
+        let answer = while_a_row_moves(site, "state = 0, dead_at = NULL", call).await;
+        assert_eq!(answer.expect(action), Unblocked::NotBlocking);
+    }
+    assert_eq!(claim(&table, 10).await.len(), 1, "it was redriven");
+}
+
 /// Claims skip what others hold, and what they see may be settled by the time they lock it.
 async fn claims_and_settlements_run_side_by_side(site: &Site) {
     const N: usize = 6_000;
@@ -138,5 +156,5 @@ async fn claims_and_settlements_run_side_by_side(site: &Site) {
 
 on_postgres! {
     a_settlement_of_a_row_that_moves_is_lost_and_no_error, the_rest_of_a_batch_is_settled,
-    an_operator_who_comes_second_finds_nothing, claims_and_settlements_run_side_by_side
+    an_operator_who_comes_second_finds_nothing, an_operator_who_comes_second_frees_no_key, claims_and_settlements_run_side_by_side
 }
