@@ -134,6 +134,20 @@ async fn a_long_header_counts_up_to_its_255th_character(site: &Site) {
     assert!(found[..200].contains(&other));
 }
 
+/// A first claim of ten reads pages of 36 rows: of the second lane two rows are in the first.
+async fn a_lane_at_the_end_of_a_page_has_its_share(site: &Site) {
+    let outbox = OutboxTable::new(&site.db, site.name("declared")).fair(Fairness::Key);
+    outbox.migrate().await.expect("migrate");
+    for (key, n) in [("a", 34), ("b", 300), ("c", 300)] {
+        let drafts: Vec<_> = (0..n).map(|_| Draft::new("t", "").key(key)).collect();
+        outbox.enqueue_autocommit(drafts).await.expect("enqueue");
+    }
+    let claim = outbox.claim(ClaimRequest::new(10, LEASE)).await.expect("claim");
+    let n_of =
+        |key| claim.messages.iter().filter(|claimed| claimed.message.key.as_deref() == Some(key)).count();
+    assert_eq!([n_of("a"), n_of("b"), n_of("c")], [4, 3, 3]);
+}
+
 /// A connection of a new user with this privilege on the outbox.
 async fn as_user(site: &Site, privilege: &str) -> DatabaseConnection {
     let privilege = format!("{privilege} ON {}.*", site.schema());
@@ -226,6 +240,7 @@ on_mysql! {
     a_message_larger_than_a_packet_is_refused_before_it_is_sent,
     a_space_at_the_end_makes_another_name,
     a_long_header_counts_up_to_its_255th_character,
+    a_lane_at_the_end_of_a_page_has_its_share,
     a_producer_needs_insert_only,
     another_unique_key_is_somebody_elses,
     a_lock_wait_that_ends_is_a_timeout,
