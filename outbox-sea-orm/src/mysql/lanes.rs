@@ -15,8 +15,8 @@ use crate::turns::reached_lane;
 
 /// The most rows of one page, which is twice as large after each that held several lanes.
 const MAX_PAGE: usize = 4_096;
-/// So many rows more than the share of a lane are in the smallest page.
-const SPARE_ROWS: usize = 16;
+/// The fewest rows of one page: about as many as are read in the time of a round trip.
+const MIN_PAGE: usize = 200;
 
 /// One row of a page.
 struct Ready {
@@ -89,7 +89,7 @@ impl Claiming<'_> {
     /// As many lanes of served topics as the limit, behind the one where the last claim ended and around; of each all that is
     /// ready, or `depth` rows at least.
     async fn lanes(&self, depth: usize) -> Result<Vec<Lane>> {
-        let least = 2 * depth + SPARE_ROWS;
+        let least = (2 * depth).max(MIN_PAGE);
         let mut walk = Walk::behind(&self.memory.lane, least);
         let mut lanes = Vec::new();
         while !walk.is_over && lanes.len() < self.request.limit {

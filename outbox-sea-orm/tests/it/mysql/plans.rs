@@ -189,7 +189,7 @@ async fn lanes_that_all_have_a_backlog_cost_a_claim_their_share_on_mysql() {
         backlog(&outbox, 1_000, || Draft::new("t", "").key(lane)).await;
     }
     let claimer = Claimer::new();
-    for most in [12_000, 4_000, 4_000] {
+    for most in [12_000, 8_000, 8_000] {
         assert_reads_at_most(&site, most, "a claim of turns", async || {
             let request = ClaimRequest::new(90, LEASE).with_claimer(claimer.clone());
             let claim = outbox.claim(request).await.expect("claim");
