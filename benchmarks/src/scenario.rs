@@ -66,8 +66,16 @@ pub(crate) const ALL: [(&str, bool); 32] = [
 ];
 
 /// Those of MySQL and MariaDB.
-const ON_MYSQL: [&str; 6] =
-    ["enqueue_single", "enqueue_batch", "drain", "drain_repository", "latency", "idle"];
+const ON_MYSQL: [&str; 8] = [
+    "enqueue_single",
+    "enqueue_batch",
+    "drain",
+    "drain_repository",
+    "latency",
+    "idle",
+    "fair",
+    "fair_one_key",
+];
 
 /// Whether a scenario runs on a database.
 pub(crate) fn runs_on(name: &str, kind: Kind) -> bool {

@@ -12,7 +12,8 @@ pub const MAX_BEHIND: usize = 1_000;
 pub struct BlockedQuery {
     /// Begin with this key, from [`BlockedPage::next`].
     pub from: Option<String>,
-    /// So many keys with messages are looked at, 1 to [`MAX_BATCH`](crate::MAX_BATCH).
+    /// So many keys are looked at, 1 to [`MAX_BATCH`](crate::MAX_BATCH): of those with messages, or of those among them that may be
+    /// blocked.
     pub limit: usize,
 }
 

@@ -104,7 +104,7 @@ impl Declaration {
     /// Each claim divides its limit evenly between all that have messages ready, as many as the limit lets through,
     /// and goes on behind the last of them with the next claim of the same [`Claimer`](crate::Claimer); without one it
     /// begins with the first again. What some leave of their share goes to the others, so a claim is full
-    /// while there is enough. What it took comes in the order in which it became claimable, as everywhere.
+    /// while there is enough (on MySQL and MariaDB: while no other claim holds what it found). What it took comes in the order in which it became claimable, as everywhere.
     ///
     /// Turns are between messages that are ready. Delayed and retried ones become ready by the time they are due, and
     /// expired leases are recovered in the order of their messages. docs/storage.md has the price.

@@ -49,6 +49,8 @@ pub enum Symptom {
     Autocommit,
     /// MySQL takes no statement as large as a message may be.
     Packet,
+    /// MySQL's binary log is of statements, which READ COMMITTED does not allow.
+    BinaryLog,
     /// The role may not see enough to tell.
     Privilege,
 }

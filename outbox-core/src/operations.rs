@@ -72,14 +72,14 @@ pub trait Operations: Send + Sync {
     /// removing the next one as well.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the table is not declared ordered, or its backend cannot.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the table is not declared ordered.
     fn skip_head(&self, key: String, head: MessageId) -> impl Future<Output = Result<Unblocked>> + Send;
 
     /// Makes the first message of a key claimable at once and at its place, if it is `head` and a dead letter that
     /// blocks, which gets all its attempts again, or one that waits for its time, which keeps the attempts it has had.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the table is not declared ordered, or its backend cannot.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the table is not declared ordered.
     fn release_head(&self, key: String, head: MessageId) -> impl Future<Output = Result<Unblocked>> + Send;
 
     /// The last [`MAX_HISTORY`](crate::MAX_HISTORY) failed attempts of a stored message, whatever its state, the

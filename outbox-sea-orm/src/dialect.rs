@@ -23,21 +23,6 @@ impl Dialect {
         }
     }
 
-    /// Whether the keys of its ordered tables can be listed, skipped and released.
-    pub(crate) fn has_blocked_keys(self) -> bool {
-        self.has_lanes()
-    }
-
-    /// Whether its tables can be fair without being ordered.
-    pub(crate) fn has_lanes(self) -> bool {
-        match self {
-            #[cfg(feature = "mysql")]
-            Self::MySql => false,
-            #[allow(unreachable_patterns, reason = "there may be no other")]
-            _ => true,
-        }
-    }
-
     pub(crate) fn of(backend: DbBackend) -> Result<Self> {
         match backend {
             #[cfg(feature = "postgres")]

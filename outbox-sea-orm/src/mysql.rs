@@ -1,7 +1,10 @@
 //! What only MySQL and MariaDB need: connections of our own, claims in two statements, and settlements that answer
 //! exactly without RETURNING.
 
+pub(crate) mod keys;
+mod lanes;
 mod turns;
+mod walk;
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -192,6 +195,9 @@ struct Memory {
     full_since: Option<Instant>,
     /// On an ordered table: the key where the last claim ended.
     key: String,
+    /// On a fair table: the lane where it ended, and how many lanes it has found, up to its limit.
+    lane: String,
+    n_lanes: usize,
 }
 
 /// What one look found.
@@ -310,6 +316,9 @@ impl Claiming<'_> {
     async fn take_ready(&mut self) -> Result<bool> {
         if let Some(ordered) = &self.inner.ordered {
             return self.take_turns(ordered).await;
+        }
+        if let Some(fair) = &self.inner.fair {
+            return self.take_share(fair).await;
         }
         let sql = crate::sql::repeat_list(&self.inner.sql.claim, n_topics(self.request));
         let token = Uuid::new_v4();

@@ -80,11 +80,16 @@ impl Operations for OutboxTable {
 
     async fn blocked_keys(&self, query: BlockedQuery) -> Result<BlockedPage> {
         query.validate()?;
-        let ordered = self.ordered_table("list blocked keys")?;
+        let operation = "list blocked keys";
+        let ordered = self.ordered_table(operation)?;
+        #[cfg(feature = "mysql")]
+        if self.table()?.dialect == Dialect::MySql {
+            return crate::mysql::keys::blocked(self, operation, ordered, query).await;
+        }
         let (n, most) = (query.limit as i64, MAX_BEHIND as i64 + 1);
         let values = [query.from.unwrap_or_default().into(), n.into(), ordered.blocks.into(), most.into()];
         let sql = &ordered.keys.blocked_keys;
-        let rows = self.query("list blocked keys", self.hot()?, sql, Values(values.to_vec())).await?;
+        let rows = self.query(operation, self.hot()?, sql, Values(values.to_vec())).await?;
         let (looked_at, next) = rows.split_at(rows.len().min(query.limit));
         let dialect = self.table()?.dialect;
         let keys = looked_at.iter().map(|row| blocked_key(dialect, row));
@@ -96,12 +101,12 @@ impl Operations for OutboxTable {
 
     async fn skip_head(&self, key: String, head: MessageId) -> Result<Unblocked> {
         let ordered = self.ordered_table("skip head")?;
-        self.unblock("skip head", &ordered.keys.skip_head, ordered.blocks, key, head).await
+        self.unblock("skip head", ordered, &ordered.keys.skip_head, key, head).await
     }
 
     async fn release_head(&self, key: String, head: MessageId) -> Result<Unblocked> {
         let ordered = self.ordered_table("release head")?;
-        self.unblock("release head", &ordered.keys.release_head, ordered.blocks, key, head).await
+        self.unblock("release head", ordered, &ordered.keys.release_head, key, head).await
     }
 
     async fn history(&self, id: MessageId) -> Result<Vec<FailedAttempt>> {
@@ -170,27 +175,30 @@ impl Inspect for OutboxTable {
 
 impl OutboxTable {
     fn ordered_table(&self, operation: &'static str) -> Result<&Ordered> {
-        let unsupported =
-            |why: &str| Error::new(ErrorKind::Unsupported, operation).with_table(&self.name).with_detail(why);
-        let table = self.table()?;
-        let ordered =
-            table.ordered.as_ref().ok_or_else(|| unsupported("the table is not declared ordered"))?;
-        match table.dialect.has_blocked_keys() {
-            true => Ok(ordered),
-            false => Err(unsupported("on PostgreSQL and SQLite only")),
-        }
+        self.table()?.ordered.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, operation)
+                .with_table(&self.name)
+                .with_detail("the table is not declared ordered")
+        })
     }
 
     async fn unblock(
         &self,
         operation: &'static str,
+        ordered: &Ordered,
         sql: &str,
-        blocks: bool,
         key: String,
         head: MessageId,
     ) -> Result<Unblocked> {
         validate_key(&key)?;
-        let values = Values(vec![head.into(), key.into(), blocks.into()]);
+        // the statement itself says so elsewhere
+        #[cfg(feature = "mysql")]
+        if self.table()?.dialect == Dialect::MySql
+            && !crate::mysql::keys::is_head(self, operation, ordered, &key, head).await?
+        {
+            return Ok(Unblocked::NotBlocking);
+        }
+        let values = Values(vec![head.into(), key.into(), ordered.blocks.into()]);
         Ok(match self.execute_alone(operation, &self.db, sql, values).await? {
             0 => Unblocked::NotBlocking,
             _ => Unblocked::Applied,
@@ -358,7 +366,7 @@ fn enqueued(dialect: Dialect, row: &QueryResult) -> Result<Enqueued> {
 
 /// `key, id, topic, state, is leased, time left, error, how many are behind it`; without an id where nothing of the key
 /// is left to deliver.
-fn blocked_key(dialect: Dialect, row: &QueryResult) -> Result<Option<BlockedKey>> {
+pub(crate) fn blocked_key(dialect: Dialect, row: &QueryResult) -> Result<Option<BlockedKey>> {
     let Some(head) = column::<Option<MessageId>>(row, 1)? else { return Ok(None) };
     let left = || column::<Option<i64>>(row, 5).map(|left| from_duration(dialect, left.unwrap_or_default()));
     let blocker = match (column::<i16>(row, 3)?, column::<bool>(row, 4)?) {

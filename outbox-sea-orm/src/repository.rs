@@ -15,9 +15,7 @@ use crate::context::{OpenTransaction, SeaOrm, SeaOrmContext, transactor};
 use crate::dialect::Dialect;
 use crate::error::from_db;
 use crate::shield::Db;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-use crate::sql::FairSql;
-use crate::sql::{KeysSql, Kind, OrderedSql, OutboxSql};
+use crate::sql::{FairSql, KeysSql, Kind, OrderedSql, OutboxSql};
 
 /// One outbox table: [`Repository`], [`Operations`](outbox_core::Operations), [`Wakeup`](outbox_core::Wakeup) and
 /// [`Transactions`] on SeaORM. A cheap handle; clones share its connections.
@@ -51,7 +49,6 @@ pub(crate) struct Table {
     pub(crate) declared: Declaration,
     pub(crate) sql: OutboxSql,
     pub(crate) ordered: Option<Ordered>,
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fair: Option<Fair>,
     #[cfg(feature = "postgres")]
     pub(crate) partitioned: Option<crate::partitions::Partitioned>,
@@ -70,7 +67,6 @@ pub(crate) struct Ordered {
 }
 
 /// What a fair table needs that is not ordered: an ordered one takes turns by itself.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) struct Fair {
     pub(crate) sql: FairSql,
     pub(crate) fairness: Fairness,
@@ -80,10 +76,6 @@ impl Table {
     pub(crate) fn new(backend: DbBackend, name: &TableName, declared: Declaration) -> Result<Self> {
         declared.validate()?;
         let dialect = Dialect::of(backend)?;
-        if declared.lanes().is_some() && !dialect.has_lanes() {
-            return Err(outbox_core::Error::new(outbox_core::ErrorKind::Unsupported, "declare")
-                .with_detail("fair tables are on PostgreSQL and SQLite only"));
-        }
         if declared.partitioned.is_some() && declared.lanes().is_some() {
             return Err(outbox_core::Error::new(outbox_core::ErrorKind::Unsupported, "declare")
                 .with_detail("a partitioned table does not take turns"));
@@ -105,7 +97,6 @@ impl Table {
             partitioned: declared.partitioned.map(|interval| {
                 crate::partitions::Partitioned::new(crate::sql::PartitionedSql::new(dialect, name), interval)
             }),
-            #[cfg(any(feature = "postgres", feature = "sqlite"))]
             fair: declared
                 .lanes()
                 .map(|fairness| Fair { sql: FairSql::new(dialect, name), fairness: fairness.clone() }),

@@ -138,7 +138,6 @@ impl ClaimedRow {
     }
 
     /// The lane of a message on a fair table.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn lane(&self, fairness: &outbox_core::Fairness) -> Option<String> {
         let Self::Message(Claimed { message, .. }) = self else { return None };
         Some(fairness.lane(&message.topic, message.key.as_deref(), &message.headers))

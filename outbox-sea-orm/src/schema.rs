@@ -281,13 +281,9 @@ async fn wrong_parts(
     let there = names(connection, dialect, table, &bare, Part::Column).await?;
     let mut found: Vec<_> =
         columns(dialect, &ddl, &bare).filter_map(|column| wrong_column(kind, column, &there)).collect();
-    let is_fair = declared.lanes().is_some();
-    if is_fair && !there.iter().any(|column| column.starts_with("lane ")) {
-        found.push(missing_column(kind, "lane"));
-    }
     let there = names(connection, dialect, table, &bare, Part::Index).await?;
     let ordered = declared.ordered.map_or(&[][..], |_| ordered_indexes(dialect));
-    let fair = if is_fair { FAIR_INDEXES } else { &[] };
+    let fair = declared.lanes().map_or(&[][..], |_| FAIR_INDEXES);
     let expected = indexes(dialect, kind).iter().chain(ordered).chain(fair);
     found.extend(missing_indexes(&bare, expected, &there));
     #[cfg(feature = "postgres")]
@@ -335,15 +331,17 @@ fn missing_indexes<'a>(
     expected.filter(|index| !there.contains(index)).map(|index| missing_index(&index)).collect()
 }
 
-/// Name and type of each column of a table that the DDL makes: its lines start with both.
+/// Name and type of each column of a table that the DDL makes: its lines start with both, or add a column of both.
 fn columns<'d>(dialect: Dialect, ddl: &'d str, bare: &str) -> impl Iterator<Item = (&'d str, String)> {
     let q = quote(dialect);
-    let name = format!("{q}{bare}{q} (");
+    let (name, added) = (format!("{q}{bare}{q} ("), format!("{q}{bare}{q} ADD COLUMN "));
     let is_head = move |line: &str| line.starts_with("CREATE TABLE") && line.contains(&name);
     let lines = ddl.lines().skip_while(move |line| !is_head(line)).skip(1);
     let lines = lines.take_while(|line| !line.starts_with(')')).filter_map(|line| line.strip_prefix("  "));
+    let added = ddl.lines().filter_map(move |line| Some(line.split_once(&added)?.1));
     lines
         .filter(|line| line.starts_with(|first: char| first.is_ascii_lowercase() || first == '`'))
+        .chain(added)
         .filter_map(move |line| {
             let mut words = line.split_whitespace();
             Some((words.next()?.trim_matches('`'), type_name(dialect, words.next()?.trim_end_matches(','))))

@@ -45,16 +45,6 @@ macro_rules! statements {
             _ => "",
         }
     };
-    (@text (postgres, sqlite) $dialect:ident $name:ident) => {
-        match $dialect {
-            #[cfg(feature = "postgres")]
-            Dialect::Postgres => include_str!(concat!("sql/postgres/", stringify!($name), ".sql")),
-            #[cfg(feature = "sqlite")]
-            Dialect::Sqlite => include_str!(concat!("sql/sqlite/", stringify!($name), ".sql")),
-            #[allow(unreachable_patterns, reason = "there may be no other")]
-            _ => "",
-        }
-    };
     (@text (postgres, sqlite, mysql) $dialect:ident $name:ident) => {
         match $dialect {
             #[cfg(feature = "postgres")]
@@ -83,13 +73,12 @@ statements! {
 
 statements! {
     /// What an operator does with the keys of an ordered table.
-    KeysSql of "outbox" in (postgres, sqlite) { blocked_keys, release_head, skip_head }
+    KeysSql of "outbox" in (postgres, sqlite, mysql) { blocked_keys, release_head, skip_head }
 }
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 statements! {
     /// The statement of a fair outbox table, beside the others.
-    FairSql of "outbox" in (postgres, sqlite) { claim_fair }
+    FairSql of "outbox" in (postgres, sqlite, mysql) { claim_fair }
 }
 
 #[cfg(feature = "postgres")]
@@ -109,10 +98,10 @@ statements! {
 
 #[cfg(feature = "mysql")]
 statements! {
-    /// The statements that only MySQL needs: the second half of a claim, the first half of an ordered one, what RETURNING says
-    /// elsewhere, redrives that draw new numbers, and what the doctor looks at.
+    /// The statements that only MySQL needs: the second half of a claim, the first half of an ordered or fair one, what RETURNING
+    /// says elsewhere, redrives that draw new numbers, and what the doctor looks at.
     MySqlSql of "outbox" in (mysql) {
-        claimed, claimed_by_token, dead, expired, held, max_packet, old_transactions, redrive_behind, redrive_matching_behind, sees_all, turns,
+        claimed, claimed_by_token, dead, expired, held, lanes, max_packet, old_transactions, redrive_behind, redrive_matching_behind, sees_all, turns,
         variables,
     }
 }
@@ -185,13 +174,15 @@ fn add_order(dialect: Dialect, text: &str) -> String {
         Dialect::Postgres => format!("{text}{}", include_str!("sql/postgres/create_ordered.sql")),
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => format!("{text}{}", include_str!("sql/sqlite/create_ordered.sql")),
-        // one statement makes the whole table
         #[cfg(feature = "mysql")]
-        Dialect::MySql => {
-            let keys = include_str!("sql/mysql/create_ordered.sql");
-            text.replacen("  CONSTRAINT", &format!("{keys}  CONSTRAINT"), 1)
-        }
+        Dialect::MySql => add_parts(text, include_str!("sql/mysql/create_ordered.sql")),
     }
+}
+
+/// Adds columns and indexes to the one statement that makes the whole table.
+#[cfg(feature = "mysql")]
+fn add_parts(text: &str, parts: &str) -> String {
+    text.replacen("  CONSTRAINT", &format!("{parts}  CONSTRAINT"), 1)
 }
 
 /// The partitions that there always are, without the name of their table.
@@ -250,24 +241,34 @@ pub(crate) fn drop_partition(table: &TableName, partition: &Partition) -> String
     format!("DROP TABLE {}", quoted_partition(table, &partition.name))
 }
 
-/// What a fair table has beside the plain one.
-fn create_fair(dialect: Dialect, fairness: &Fairness) -> String {
-    let (file, header) = match dialect {
+/// Adds what a fair table has beside the plain one.
+fn add_lanes(dialect: Dialect, text: &str, fairness: &Fairness) -> String {
+    match dialect {
         #[cfg(feature = "postgres")]
-        Dialect::Postgres => (include_str!("sql/postgres/create_fair.sql"), "headers ->> 'NAME'"),
+        Dialect::Postgres => {
+            let file = include_str!("sql/postgres/create_fair.sql");
+            format!("{text}{}", lanes(file, fairness, ["key", "headers ->> 'NAME'"]))
+        }
         #[cfg(feature = "sqlite")]
         Dialect::Sqlite => {
-            (include_str!("sql/sqlite/create_fair.sql"), "json_extract(headers, '$.\"NAME\"')")
+            let file = include_str!("sql/sqlite/create_fair.sql");
+            format!("{text}{}", lanes(file, fairness, ["key", "json_extract(headers, '$.\"NAME\"')"]))
         }
-        // refused when the table is declared
         #[cfg(feature = "mysql")]
-        Dialect::MySql => ("", ""),
-    };
+        Dialect::MySql => {
+            let header = "LEFT(JSON_UNQUOTE(JSON_EXTRACT(headers, '$.\"NAME\"')), 255)";
+            add_parts(text, &lanes(include_str!("sql/mysql/create_fair.sql"), fairness, ["`key`", header]))
+        }
+    }
+}
+
+/// `file` makes lanes of keys; where they are made of the header NAME, its value stands in the key's place.
+fn lanes(file: &str, fairness: &Fairness, [key, header]: [&str; 2]) -> String {
     match fairness {
         Fairness::Key => file.to_owned(),
         // it is validated: letters, digits and `_.-` only
         Fairness::Header(name) => {
-            file.replace("coalesce(key,", &format!("coalesce({},", header.replace("NAME", name)))
+            file.replace(&format!("({key}, '')"), &format!("({}, '')", header.replace("NAME", name)))
         }
     }
 }
@@ -287,7 +288,7 @@ pub(crate) fn create(kind: Kind, dialect: Dialect, table: &TableName, declared: 
         text = add_order(dialect, &text);
     }
     if let Some(fairness) = declared.lanes() {
-        text.push_str(&create_fair(dialect, fairness));
+        text = add_lanes(dialect, &text, fairness);
     }
     let text = name(dialect, table, kind.template(), &text);
     match kind {
@@ -464,12 +465,13 @@ mod tests {
             OutboxSql::NAMES,
             InboxSql::NAMES,
             OrderedSql::NAMES,
-            &["create_inbox", "create_outbox", "create_ordered"],
+            KeysSql::NAMES,
+            FairSql::NAMES,
+            &["create_inbox", "create_outbox", "create_ordered", "create_fair"],
         ]
         .concat();
-        let turns = [FairSql::NAMES, KeysSql::NAMES, &["create_fair"]].concat();
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-        assert_eq!(files("sqlite"), set(&[&common[..], &turns].concat()));
+        assert_eq!(files("sqlite"), set(&common));
         let own = [
             PostgresSql::NAMES,
             PartitionedSql::NAMES,
@@ -477,7 +479,7 @@ mod tests {
             &["create_partitioned", "create_log", "create_log_group"],
         ]
         .concat();
-        assert_eq!(files("postgres"), set(&[&common[..], &turns, &own].concat()));
+        assert_eq!(files("postgres"), set(&[&common[..], &own].concat()));
         assert_eq!(files("mysql"), set(&[&common[..], MySqlSql::NAMES].concat()));
     }
 

@@ -1,6 +1,5 @@
 //! What the databases share of walking over the keys of an ordered table, or over the lanes of a fair one.
 
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 use outbox_core::Fairness;
 use uuid::Uuid;
 
@@ -25,7 +24,6 @@ pub(crate) fn reached_key(last: &str, rows: &[ClaimedRow]) -> Option<String> {
 }
 
 /// See [`reached`].
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn reached_lane(fairness: &Fairness, last: &str, rows: &[ClaimedRow]) -> Option<String> {
     reached(last, rows.iter().filter_map(|row| row.lane(fairness)))
 }

@@ -196,9 +196,6 @@ pub struct Capabilities {
     /// [`Draft::dedup_key`](outbox_core::Draft::dedup_key) is honoured. A storage that cannot refuses such a draft
     /// ([`refuse_dedup_keys`](outbox_core::refuse_dedup_keys)).
     pub dedup_keys: bool,
-    /// [`Operations::blocked_keys`](outbox_core::Operations::blocked_keys) and what goes with it work on an ordered table. A
-    /// storage that cannot refuses them as [`Unsupported`](outbox_core::ErrorKind::Unsupported).
-    pub blocked_keys: bool,
     /// An id that is stored already is noticed. False for a storage that is read by several consumer groups and
     /// partitioned by time, such as a log: there a repeated id is another message.
     pub unique_ids: bool,
@@ -218,7 +215,6 @@ impl Capabilities {
             corrupt_rows: true,
             ended_ids: true,
             dedup_keys: true,
-            blocked_keys: true,
             unique_ids: true,
             overtaking: true,
         }
@@ -234,7 +230,6 @@ impl Capabilities {
             corrupt_rows: false,
             ended_ids: false,
             dedup_keys: false,
-            blocked_keys: false,
             unique_ids: false,
             overtaking: false,
         }
@@ -244,13 +239,6 @@ impl Capabilities {
     #[must_use]
     pub const fn with_hints(mut self, can: bool) -> Self {
         self.hints = can;
-        self
-    }
-
-    /// Sets [`blocked_keys`](Self::blocked_keys).
-    #[must_use]
-    pub const fn with_blocked_keys(mut self, can: bool) -> Self {
-        self.blocked_keys = can;
         self
     }
 

@@ -59,7 +59,14 @@ impl Variables {
 async fn settings(table: &OutboxTable) -> Result<Vec<Finding>> {
     let (own, given) =
         (Variables::read(table, table.hot()?).await?, Variables::read(table, &table.db).await?);
-    let found = [isolation(&own), autocommit(&given), log(&given), binlog(&given), packet(table, &given)];
+    let found = [
+        isolation(&own),
+        autocommit(&given),
+        log(&given),
+        binlog(&given),
+        binlog_format(&own),
+        packet(table, &given),
+    ];
     Ok(found.into_iter().flatten().collect())
 }
 
@@ -111,6 +118,18 @@ fn binlog(given: &Variables) -> Option<Finding> {
                 "sync_binlog is {value}: after a crash replicas may lack what was committed, or have more"
             ),
             "set it to 1",
+        )
+    })
+}
+
+/// An error of every statement that writes under READ COMMITTED.
+fn binlog_format(own: &Variables) -> Option<Finding> {
+    (own.text("log_bin") == "ON" && own.text("binlog_format") == "STATEMENT").then(|| {
+        Finding::new(
+            Severity::Critical,
+            Symptom::BinaryLog,
+            "binlog_format is STATEMENT: the server refuses claims, settlements and the transactor's transactions",
+            "set it to ROW, or to MIXED, and reconnect",
         )
     })
 }

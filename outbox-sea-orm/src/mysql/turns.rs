@@ -9,6 +9,7 @@ use sea_orm::{QueryResult, Value};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::walk::{Named, Walk};
 use super::{Claiming, max_attempts, max_bytes, n_topics, topics};
 use crate::repository::Ordered;
 use crate::row::{ClaimedRow, ToDatabase, column};
@@ -50,42 +51,10 @@ impl Ready {
     }
 }
 
-/// A walk over the keys that begins behind one and goes around.
-struct Walk {
-    start: String,
-    /// The next page begins here.
-    from: String,
-    n_rows: usize,
-    is_around: bool,
-    is_over: bool,
-}
-
-impl Walk {
-    fn behind(key: &str, limit: usize) -> Self {
-        let (is_around, is_over) = (false, false);
-        Self { start: key.to_owned(), from: after(key), n_rows: 2 * limit + 16, is_around, is_over }
+impl Named for Ready {
+    fn name(&self) -> &str {
+        &self.key
     }
-
-    /// Takes note of where a page has ended, and leaves out what the walk has seen at its beginning.
-    fn go_on(&mut self, page: &mut Vec<Ready>) {
-        let is_full = page.len() >= self.n_rows;
-        if self.is_around {
-            page.retain(|row| row.key <= self.start);
-            self.is_over = page.len() < self.n_rows;
-        }
-        match page.last() {
-            Some(row) if is_full => self.from = after(&row.key),
-            _ => {
-                self.from.clear();
-                self.is_around = true;
-            }
-        }
-    }
-}
-
-/// The first key behind `key`.
-fn after(key: &str) -> String {
-    format!("{key}\0")
 }
 
 /// Of each key the messages that may be taken, with one turn a key beginning at `turn`.
@@ -112,7 +81,7 @@ fn named(candidates: &[Candidate]) -> Value {
 impl Claiming<'_> {
     /// Whether messages were there that another claim holds.
     pub(super) async fn take_turns(&mut self, ordered: &Ordered) -> Result<bool> {
-        let mut walk = Walk::behind(&self.memory.key, self.request.limit);
+        let mut walk = Walk::behind(&self.memory.key, 2 * self.request.limit + 16);
         let mut is_passed_over = false;
         loop {
             let candidates = self.candidates(ordered, &mut walk).await?;

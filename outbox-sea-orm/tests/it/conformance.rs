@@ -1,7 +1,7 @@
 //! The whole suite on every database.
 
 mod postgres {
-    use outbox_core::{Declaration, OnDead};
+    use outbox_core::{Declaration, Fairness, OnDead};
 
     use crate::harness::Postgres;
 
@@ -18,16 +18,35 @@ mod postgres {
             outbox_testkit::model_declared::<Postgres>(&Declaration::new().ordered(on_dead), 12, 50);
         }
     }
+
+    #[test]
+    fn random_sequences_on_fair_tables_agree_with_the_reference() {
+        outbox_testkit::model_declared::<Postgres>(&Declaration::new().fair(Fairness::Key), 12, 50);
+    }
 }
 
 mod mysql {
+    use outbox_core::{Declaration, Fairness, OnDead};
+
     use crate::harness::MySql;
 
-    outbox_testkit::conformance!(MySql: repository, operations, ordered, processed, inspect);
+    outbox_testkit::conformance!(MySql: repository, operations, fair, ordered, processed, inspect);
 
     #[test]
     fn random_sequences_agree_with_the_reference() {
         outbox_testkit::model::<MySql>(16, 50);
+    }
+
+    #[test]
+    fn random_sequences_on_ordered_tables_agree_with_the_reference() {
+        for on_dead in [OnDead::Continue, OnDead::Block] {
+            outbox_testkit::model_declared::<MySql>(&Declaration::new().ordered(on_dead), 12, 50);
+        }
+    }
+
+    #[test]
+    fn random_sequences_on_fair_tables_agree_with_the_reference() {
+        outbox_testkit::model_declared::<MySql>(&Declaration::new().fair(Fairness::Key), 12, 50);
     }
 }
 
@@ -68,6 +87,12 @@ mod postgres_fair {
     outbox_testkit::conformance!(FairPostgres: repository, operations);
 }
 
+mod mysql_fair {
+    use crate::harness::FairMySql;
+
+    outbox_testkit::conformance!(FairMySql: repository, operations);
+}
+
 mod sqlite_fair {
     use crate::harness::FairSqlite;
 
@@ -75,7 +100,7 @@ mod sqlite_fair {
 }
 
 mod sqlite {
-    use outbox_core::{Declaration, OnDead};
+    use outbox_core::{Declaration, Fairness, OnDead};
 
     use crate::harness::Sqlite;
 
@@ -91,5 +116,10 @@ mod sqlite {
         for on_dead in [OnDead::Continue, OnDead::Block] {
             outbox_testkit::model_declared::<Sqlite>(&Declaration::new().ordered(on_dead), 12, 50);
         }
+    }
+
+    #[test]
+    fn random_sequences_on_fair_tables_agree_with_the_reference() {
+        outbox_testkit::model_declared::<Sqlite>(&Declaration::new().fair(Fairness::Key), 12, 50);
     }
 }

@@ -176,7 +176,7 @@ impl Harness for MySql {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::all().with_hints(false).with_blocked_keys(false)
+        Capabilities::all().with_hints(false)
     }
 
     async fn corrupt(&self, id: MessageId, corruption: Corruption) -> bool {
@@ -429,4 +429,5 @@ declared! { OrderedPostgres over Postgres: Declaration::new().ordered(OnDead::Co
 declared! { OrderedMySql over MySql: Declaration::new().ordered(OnDead::Continue) }
 declared! { OrderedSqlite over Sqlite: Declaration::new().ordered(OnDead::Continue) }
 declared! { FairPostgres over Postgres: Declaration::new().fair(Fairness::Key) }
+declared! { FairMySql over MySql: Declaration::new().fair(Fairness::Key) }
 declared! { FairSqlite over Sqlite: Declaration::new().fair(Fairness::Key) }

@@ -7,8 +7,8 @@ mod tables;
 use std::time::Duration;
 
 use outbox_core::{
-    ClaimRequest, Draft, ErrorKind, Limits, Mark, Marked, Operations, Outcome, ProcessedStore, Repository,
-    Settlement,
+    ClaimRequest, Claimer, Draft, ErrorKind, Fairness, Limits, Mark, Marked, Operations, Outcome,
+    ProcessedStore, Repository, Settlement,
 };
 use outbox_sea_orm::{OutboxTable, ProcessedTable, transactor};
 use outbox_testkit::server::{Settings, private};
@@ -114,6 +114,40 @@ async fn a_space_at_the_end_makes_another_name(site: &Site) {
     }
 }
 
+/// An index entry has room for the beginning of a long header only.
+async fn a_long_header_counts_up_to_its_255th_character(site: &Site) {
+    let outbox = OutboxTable::new(&site.db, site.name("declared")).fair(Fairness::Header("tenant".into()));
+    outbox.migrate().await.expect("migrate");
+    let long = "ä".repeat(2_000);
+    let from = |tenant: &str| Draft::new("😀".repeat(63), "").header("tenant", tenant);
+    let loud: Vec<_> = (0..300).map(|n| from(&format!("{long}{n}"))).collect();
+    outbox.enqueue_autocommit(loud).await.expect("enqueue");
+    let other = outbox.enqueue_autocommit(from("acme")).await.expect("enqueue")[0];
+    let claimer = Claimer::new();
+    let mut found = Vec::new();
+    while found.len() < 301 {
+        let request = ClaimRequest::new(100, LEASE).with_claimer(claimer.clone());
+        let claim = outbox.claim(request).await.expect("claim");
+        assert!(!claim.is_empty(), "{} were found", found.len());
+        found.extend(claim.messages.iter().map(|claimed| claimed.message.id));
+    }
+    assert!(found[..200].contains(&other));
+}
+
+/// A first claim of ten reads 200 rows: of the second lane two are among them.
+async fn a_lane_at_the_end_of_a_page_has_its_share(site: &Site) {
+    let outbox = OutboxTable::new(&site.db, site.name("declared")).fair(Fairness::Key);
+    outbox.migrate().await.expect("migrate");
+    for (key, n) in [("a", 198), ("b", 300), ("c", 300)] {
+        let drafts: Vec<_> = (0..n).map(|_| Draft::new("t", "").key(key)).collect();
+        outbox.enqueue_autocommit(drafts).await.expect("enqueue");
+    }
+    let claim = outbox.claim(ClaimRequest::new(10, LEASE)).await.expect("claim");
+    let n_of =
+        |key| claim.messages.iter().filter(|claimed| claimed.message.key.as_deref() == Some(key)).count();
+    assert_eq!([n_of("a"), n_of("b"), n_of("c")], [4, 3, 3]);
+}
+
 /// A connection of a new user with this privilege on the outbox.
 async fn as_user(site: &Site, privilege: &str) -> DatabaseConnection {
     let privilege = format!("{privilege} ON {}.*", site.schema());
@@ -205,6 +239,8 @@ on_mysql! {
     a_call_larger_than_a_packet_is_several_statements,
     a_message_larger_than_a_packet_is_refused_before_it_is_sent,
     a_space_at_the_end_makes_another_name,
+    a_long_header_counts_up_to_its_255th_character,
+    a_lane_at_the_end_of_a_page_has_its_share,
     a_producer_needs_insert_only,
     another_unique_key_is_somebody_elses,
     a_lock_wait_that_ends_is_a_timeout,

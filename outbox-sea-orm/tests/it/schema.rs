@@ -3,7 +3,7 @@
 mod check;
 mod hijack;
 
-use outbox_core::{Declaration, OnDead, Operations, TableName};
+use outbox_core::{Declaration, Fairness, OnDead, Operations, TableName};
 use outbox_sea_orm::{OutboxTable, ProcessedTable, inbox_migrations, outbox_migrations};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use sea_orm_migration::{MigrationTrait, MigratorTraitSelf};
@@ -135,9 +135,16 @@ impl MigratorTraitSelf for Migrator {
 }
 
 /// What a table can be declared to be.
-fn declarations() -> [Declaration; 3] {
+pub(crate) fn declarations() -> [Declaration; 5] {
     let new = Declaration::new;
-    [new(), new().ordered(OnDead::Continue), new().ordered(OnDead::Block)]
+    let by_tenant = Fairness::Header("x-tenant.id_2".into());
+    [
+        new(),
+        new().ordered(OnDead::Continue),
+        new().ordered(OnDead::Block),
+        new().fair(Fairness::Key),
+        new().fair(by_tenant),
+    ]
 }
 
 fn every_kind_of_pair(db: &DatabaseConnection) -> impl Iterator<Item = Pair> {

@@ -400,26 +400,13 @@ pub async fn loop_reaches_every_key(h: &impl DeclaredHarness) {
     assert_eq!(delivered, sent);
 }
 
-/// Ends the case on a backend that does not list blocked keys, which must say so.
-macro_rules! needs_blocked_keys {
-    ($h:ident, $case:literal) => {
-        if !$h.capabilities().blocked_keys {
-            lacks::<H>(concat!("ordered::", $case), "blocked_keys");
-            let refused = continuing($h).await.operations().blocked_keys(BlockedQuery::new(1)).await;
-            assert_eq!(refused.expect_err("unsupported").kind(), ErrorKind::Unsupported);
-            return;
-        }
-    };
-}
-
 /// What is blocked, one page.
 async fn blocked(h: &impl OperationsHarness) -> Vec<BlockedKey> {
     h.operations().blocked_keys(BlockedQuery::new(100)).await.expect("blocked keys").keys
 }
 
 /// A blocked key is listed with its first message, what holds it, and how many wait behind it.
-pub async fn blocked_keys_say_what_holds_them<H: DeclaredHarness>(h: &H) {
-    needs_blocked_keys!(h, "blocked_keys_say_what_holds_them");
+pub async fn blocked_keys_say_what_holds_them(h: &impl DeclaredHarness) {
     let h = blocking(h).await;
     let mut heads = Vec::new();
     for key in ["claimed", "dead", "retried"] {
@@ -448,8 +435,7 @@ pub async fn blocked_keys_say_what_holds_them<H: DeclaredHarness>(h: &H) {
 }
 
 /// A key that can go on is not listed: one whose message nobody waits behind, or whose dead letter lets it go on.
-pub async fn free_keys_are_not_listed<H: DeclaredHarness>(h: &H) {
-    needs_blocked_keys!(h, "free_keys_are_not_listed");
+pub async fn free_keys_are_not_listed(h: &impl DeclaredHarness) {
     let h = continuing(h).await;
     h.enqueue(draft()).await;
     enqueue_run(&h, "dead", 2).await;
@@ -463,8 +449,7 @@ pub async fn free_keys_are_not_listed<H: DeclaredHarness>(h: &H) {
 }
 
 /// A page looks at so many keys and says where the next one begins; together they miss nothing.
-pub async fn blocked_keys_come_in_pages<H: DeclaredHarness>(h: &H) {
-    needs_blocked_keys!(h, "blocked_keys_come_in_pages");
+pub async fn blocked_keys_come_in_pages(h: &impl DeclaredHarness) {
     let h = blocking(h).await;
     let names = ["", "a", "b", "c", "ä"];
     for key in names {
@@ -484,8 +469,7 @@ pub async fn blocked_keys_come_in_pages<H: DeclaredHarness>(h: &H) {
 }
 
 /// A long backlog behind a head is counted up to a bound, and says so.
-pub async fn long_backlog_is_an_estimate<H: DeclaredHarness>(h: &H) {
-    needs_blocked_keys!(h, "long_backlog_is_an_estimate");
+pub async fn long_backlog_is_an_estimate(h: &impl DeclaredHarness) {
     let h = continuing(h).await;
     enqueue_run(&h, "a", 1).await;
     assert_eq!(h.claim(1).await.len(), 1);
@@ -497,8 +481,7 @@ pub async fn long_backlog_is_an_estimate<H: DeclaredHarness>(h: &H) {
 }
 
 /// A head that is skipped is gone, and the next one of its key can be claimed; only that head is.
-pub async fn skipped_head_lets_its_key_go_on<H: DeclaredHarness>(h: &H) {
-    needs_blocked_keys!(h, "skipped_head_lets_its_key_go_on");
+pub async fn skipped_head_lets_its_key_go_on(h: &impl DeclaredHarness) {
     let h = blocking(h).await;
     for outcome in [dead("beyond help"), retry(HOUR)] {
         let sent = enqueue_run(&h, "a", 3).await;
@@ -516,8 +499,7 @@ pub async fn skipped_head_lets_its_key_go_on<H: DeclaredHarness>(h: &H) {
 }
 
 /// A head that is released is claimed at its place: a dead one with all its attempts, a waiting one with those left.
-pub async fn released_head_comes_first<H: DeclaredHarness>(h: &H) {
-    needs_blocked_keys!(h, "released_head_comes_first");
+pub async fn released_head_comes_first(h: &impl DeclaredHarness) {
     let h = blocking(h).await;
     for (outcome, attempt) in [(dead("beyond help"), 1), (retry(HOUR), 2)] {
         let sent = enqueue_run(&h, "a", 2).await;
@@ -536,7 +518,6 @@ pub async fn released_head_comes_first<H: DeclaredHarness>(h: &H) {
 
 /// A delayed message is no head while an earlier one of its key is ready, delayed or dead.
 pub async fn message_behind_another_is_no_head<H: DeclaredHarness>(h: &H) {
-    needs_blocked_keys!(h, "message_behind_another_is_no_head");
     let h = blocking(h).await;
     for earlier in ["dead", "delayed", "ready"] {
         let delay = if earlier == "delayed" { HOUR } else { Duration::ZERO };
@@ -560,7 +541,6 @@ pub async fn unblocked_key_gives_a_hint<H: DeclaredHarness>(h: &H) {
     if !h.capabilities().hints {
         return lacks::<H>("ordered::unblocked_key_gives_a_hint", "hints");
     }
-    needs_blocked_keys!(h, "unblocked_key_gives_a_hint");
     let h = blocking(h).await;
     for action in ["discard", "discard_matching", "prune", "skip", "redrive", "redrive_matching", "release"] {
         let head = enqueue_run(&h, "a", 1).await[0];
@@ -588,8 +568,7 @@ async fn unblock(operations: &impl Operations, action: &str, head: MessageId) {
 }
 
 /// A dead letter that lets its key go on is no head: discarding and redriving it are for that.
-pub async fn dead_letter_that_holds_nobody_is_no_head<H: DeclaredHarness>(h: &H) {
-    needs_blocked_keys!(h, "dead_letter_that_holds_nobody_is_no_head");
+pub async fn dead_letter_that_holds_nobody_is_no_head(h: &impl DeclaredHarness) {
     let h = continuing(h).await;
     let sent = enqueue_run(&h, "a", 1).await;
     let first = h.claim(1).await;
@@ -600,8 +579,7 @@ pub async fn dead_letter_that_holds_nobody_is_no_head<H: DeclaredHarness>(h: &H)
 }
 
 /// Without order there are no blocked keys; bad input is named.
-pub async fn blocked_keys_need_order<H: DeclaredHarness>(h: &H) {
-    needs_blocked_keys!(h, "blocked_keys_need_order");
+pub async fn blocked_keys_need_order(h: &impl DeclaredHarness) {
     let plain = h.operations();
     let kinds = [
         plain.blocked_keys(BlockedQuery::new(1)).await.expect_err("plain").kind(),
@@ -763,8 +741,7 @@ async fn end_dead<H: DeclaredHarness>(h: &H, ledger: &Mutex<Ledger>, id: Message
         false => locked(ledger).is_over(id),
     }
     let operations = h.operations();
-    let can = h.capabilities().blocked_keys;
-    match key.filter(|_| can && blocks && random.below(2) == 0) {
+    match key.filter(|_| blocks && random.below(2) == 0) {
         Some(key) => {
             let unblocked = match is_redriven {
                 true => insist(|| operations.release_head(key.clone(), id)).await,

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use outbox_core::{Draft, Finding, Limits, Operations, Severity, Symptom};
+use outbox_core::{
+    ClaimRequest, Draft, ErrorKind, Finding, Limits, Operations, Repository, Severity, Symptom,
+};
 use outbox_sea_orm::OutboxTable;
 use outbox_testkit::server::{Settings, private};
 use sea_orm::{ConnectionTrait, DatabaseConnection, TransactionTrait};
 
 use crate::doctor::{PATIENCE, doctor, only};
-use crate::support::{Pool, Site, eventually, on_mysql};
+use crate::support::{LEASE, Pool, Site, eventually, on_mysql};
 
 /// What is found through a pool of one connection, on which `sql` was run before.
 async fn found_after(site: &Site, sql: &str, symptom: Symptom) -> Finding {
@@ -123,4 +125,32 @@ async fn a_server_with_unfit_settings_is_found_on_mysql() {
         site.execute(&format!("SET GLOBAL {name} = {fit}")).await;
     }
     assert_eq!(found().await, []);
+}
+
+/// On a server of its own, for these settings are everybody's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_binary_log_of_statements_is_found_on_mysql() {
+    let Ok(server) = private(Settings::for_mysql_tests().with("log_bin", "binlog")).await else { return };
+    let site = Site::mysql_at(server.url()).await;
+    site.enqueue("t", 1).await;
+    let found_with = async |format: &str| {
+        site.execute(&format!("SET GLOBAL binlog_format = {format}")).await;
+        // sessions that are there keep what they have
+        let db = site.connect(Pool::of(2)).await;
+        let found = doctor(&site, &db, PATIENCE).await;
+        let claim = OutboxTable::new(&db, site.name("outbox")).claim(ClaimRequest::new(1, LEASE)).await;
+        site.expire_leases().await;
+        (found, claim)
+    };
+    for format in ["MIXED", "ROW"] {
+        let (found, claim) = found_with(format).await;
+        assert_eq!(claim.expect("claim").messages.len(), 1, "{format}");
+        assert!(!found.iter().any(|finding| finding.symptom == Symptom::BinaryLog), "{format}: {found:?}");
+    }
+    let (found, claim) = found_with("STATEMENT").await;
+    let error = claim.expect_err("refused");
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unsupported, false), "{error}");
+    let finding = only(found, Symptom::BinaryLog);
+    assert_eq!(finding.severity, Severity::Critical);
+    assert!(finding.what.starts_with("binlog_format is STATEMENT"), "{finding}");
 }

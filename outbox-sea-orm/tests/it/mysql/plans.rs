@@ -1,6 +1,8 @@
 //! How many rows the server touches for each statement of the hot path, counted by the server itself.
 
-use outbox_core::{ClaimRequest, Draft, OnDead, Operations, Outcome, Repository, Settlement};
+use outbox_core::{
+    BlockedQuery, ClaimRequest, Claimer, Draft, Fairness, OnDead, Operations, Outcome, Repository, Settlement,
+};
 use outbox_sea_orm::OutboxTable;
 use outbox_testkit::server::{Settings, private};
 
@@ -98,6 +100,13 @@ async fn statistics_read_a_bounded_part_of_the_table_on_mysql() {
     .await;
 }
 
+async fn backlog(outbox: &OutboxTable, n: i64, draft: impl Fn() -> Draft) {
+    for _ in 0..n / 1_000 {
+        let drafts: Vec<_> = (0..1_000).map(|_| draft()).collect();
+        outbox.enqueue_autocommit(drafts).await.expect("enqueue");
+    }
+}
+
 /// On a server that nobody else uses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backlog_of_a_key_costs_a_claim_one_page_on_mysql() {
@@ -105,10 +114,7 @@ async fn a_backlog_of_a_key_costs_a_claim_one_page_on_mysql() {
     let site = Site::mysql_at(server.url()).await;
     let outbox = OutboxTable::new(&site.db, site.name("declared")).ordered(OnDead::Continue);
     outbox.migrate().await.expect("migrate");
-    let hot = |_| Draft::new("t", "").key("hot");
-    for _ in 0..N_BYSTANDERS / 1_000 {
-        outbox.enqueue_autocommit((0..1_000).map(hot).collect::<Vec<_>>()).await.expect("enqueue");
-    }
+    backlog(&outbox, N_BYSTANDERS, || Draft::new("t", "").key("hot")).await;
     let head = outbox.claim(ClaimRequest::new(1, LEASE)).await.expect("claim");
     assert_eq!(head.messages.len(), 1);
     let other = outbox.enqueue_autocommit([Draft::new("t", "").key("other")]).await.expect("enqueue");
@@ -117,4 +123,83 @@ async fn a_backlog_of_a_key_costs_a_claim_one_page_on_mysql() {
         assert_eq!(claim.messages.iter().map(|claimed| claimed.message.id).collect::<Vec<_>>(), other);
     })
     .await;
+}
+
+/// On a server that nobody else uses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocked_keys_are_listed_without_their_backlogs_on_mysql() {
+    let Ok(server) = private(Settings::for_mysql_tests()).await else { return };
+    let site = Site::mysql_at(server.url()).await;
+    let outbox = OutboxTable::new(&site.db, site.name("declared")).ordered(OnDead::Block);
+    outbox.migrate().await.expect("migrate");
+    backlog(&outbox, N_BYSTANDERS, || Draft::new("t", "").key("hot")).await;
+    backlog(&outbox, N_BYSTANDERS, || Draft::new("t", "").key("free")).await;
+    backlog(&outbox, N_BYSTANDERS, || Draft::new("t", "").key("later").delay(LEASE)).await;
+    let claim = outbox.claim(ClaimRequest::new(2, LEASE)).await.expect("claim");
+    let (hot, free): (Vec<_>, Vec<_>) =
+        claim.messages.iter().partition(|claimed| claimed.message.key.as_deref() == Some("hot"));
+    assert_eq!((hot.len(), free.len()), (1, 1));
+    let dead = Outcome::Dead { error: "beyond help".into() };
+    let _ = outbox.settle(vec![Settlement::new(hot[0].lease, dead)]).await.expect("settle");
+    let _ = outbox.settle(vec![Settlement::new(free[0].lease, Outcome::Done)]).await.expect("settle");
+    assert_reads_at_most(&site, 6_000, "a page of blocked keys", async || {
+        let page = outbox.blocked_keys(BlockedQuery::new(100)).await.expect("blocked keys");
+        let keys: Vec<_> = page.keys.iter().map(|key| (&*key.key, key.n_behind, key.is_estimate)).collect();
+        assert_eq!((keys, page.next), (vec![("hot", 1_000, true), ("later", 1_000, true)], None));
+    })
+    .await;
+    assert_reads_at_most(&site, 6_000, "a release of a head", async || {
+        let released = outbox.release_head("hot".into(), hot[0].message.id).await.expect("release");
+        assert_eq!(released, outbox_core::Unblocked::Applied);
+    })
+    .await;
+}
+
+/// On a server that nobody else uses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_of_a_lane_costs_a_claim_one_page_on_mysql() {
+    let Ok(server) = private(Settings::for_mysql_tests()).await else { return };
+    let site = Site::mysql_at(server.url()).await;
+    let outbox = OutboxTable::new(&site.db, site.name("declared")).fair(Fairness::Key);
+    outbox.migrate().await.expect("migrate");
+    backlog(&outbox, N_BYSTANDERS, || Draft::new("t", "").key("m")).await;
+    backlog(&outbox, N_BYSTANDERS, || Draft::new("unserved", "").key("m")).await;
+    let claimer = Claimer::new();
+    // the last ones take more than the share that the claim before has seen
+    for limit in [50, 100, 100, 1, 100, 500, 500] {
+        let key = |n: usize| ["a", "z"][n % 2].repeat(n + 1);
+        let quiet: Vec<_> = (0..20).map(|n| Draft::new("t", "").key(key(n))).collect();
+        outbox.enqueue_autocommit(quiet).await.expect("enqueue");
+        let request = ClaimRequest::new(limit, LEASE).with_topics(["t"]).with_claimer(claimer.clone());
+        assert_reads_at_most(&site, 3_000 + 15 * limit as i64, "a claim of turns", async || {
+            let claim = outbox.claim(request).await.expect("claim");
+            assert_eq!(claim.messages.len(), limit);
+        })
+        .await;
+    }
+}
+
+/// On a server that nobody else uses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_that_all_have_a_backlog_cost_a_claim_their_share_on_mysql() {
+    let Ok(server) = private(Settings::for_mysql_tests()).await else { return };
+    let site = Site::mysql_at(server.url()).await;
+    let outbox = OutboxTable::new(&site.db, site.name("declared")).fair(Fairness::Key);
+    outbox.migrate().await.expect("migrate");
+    for lane in 0..30 {
+        backlog(&outbox, 1_000, || Draft::new("t", "").key(lane)).await;
+    }
+    let claimer = Claimer::new();
+    for most in [12_000, 8_000, 8_000] {
+        assert_reads_at_most(&site, most, "a claim of turns", async || {
+            let request = ClaimRequest::new(90, LEASE).with_claimer(claimer.clone());
+            let claim = outbox.claim(request).await.expect("claim");
+            let mut n_of_lane = std::collections::BTreeMap::<_, usize>::new();
+            for claimed in &claim.messages {
+                *n_of_lane.entry(claimed.message.key.clone()).or_default() += 1;
+            }
+            assert_eq!((n_of_lane.len(), n_of_lane.into_values().max()), (30, Some(3)));
+        })
+        .await;
+    }
 }

@@ -1,10 +1,11 @@
 //! All ways to the tables lead to the same tables, and what is not theirs is named.
 
-use outbox_core::{ErrorKind, Operations, Result, TableName};
-use outbox_sea_orm::{OutboxTable, ProcessedTable, migrations};
+use outbox_core::{Declaration, ErrorKind, Operations, Result, TableName};
+use outbox_sea_orm::{OutboxTable, ProcessedTable, migrations, outbox_migrations};
 use sea_orm::ConnectionTrait;
 use sea_orm_migration::{MigrationTrait, MigratorTraitSelf};
 
+use crate::schema::declarations;
 use crate::support::{Site, on_mysql};
 
 struct Migrator([TableName; 2]);
@@ -13,6 +14,14 @@ impl MigratorTraitSelf for Migrator {
     fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
         let [outbox, inbox] = &self.0;
         migrations(outbox, inbox)
+    }
+}
+
+struct DeclaredMigrator(TableName, Declaration);
+
+impl MigratorTraitSelf for DeclaredMigrator {
+    fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
+        outbox_migrations(&self.0, &self.1)
     }
 }
 
@@ -49,6 +58,25 @@ async fn every_way_makes_the_same_tables(site: &Site) {
     assert_eq!(gone.check().await.expect_err("gone").kind(), ErrorKind::Schema);
     migrator.up(&site.db, None).await.expect("up again");
     gone.check().await.expect("check");
+}
+
+async fn every_way_makes_the_same_declared_table(site: &Site) {
+    for (number, declared) in declarations().into_iter().enumerate() {
+        let names = ["ddl", "migrate", "migrations"].map(|way| format!("by_{way}_{number}"));
+        let [by_ddl, by_migrate, by_migrations] = names
+            .each_ref()
+            .map(|name| OutboxTable::new(&site.db, site.name(name)).declared(declared.clone()));
+        site.execute(&by_ddl.ddl().expect("ddl")).await;
+        by_migrate.migrate().await.expect("migrate");
+        let migrator = DeclaredMigrator(by_migrations.name().clone(), declared.clone());
+        migrator.up(&site.db, None).await.expect("up");
+        let expected = definition(site, &names[0]).await;
+        for (table, name) in [by_ddl, by_migrate, by_migrations].iter().zip(&names) {
+            table.check().await.expect("check");
+            assert_eq!(definition(site, name).await, expected, "{name}, {declared}");
+        }
+        migrator.down(&site.db, None).await.expect("down");
+    }
 }
 
 async fn migrate_makes_the_database_and_can_be_repeated(site: &Site) {
@@ -108,6 +136,7 @@ async fn a_newer_version_is_refused(site: &Site) {
 
 on_mysql! {
     every_way_makes_the_same_tables,
+    every_way_makes_the_same_declared_table,
     migrate_makes_the_database_and_can_be_repeated,
     what_is_missing_is_named,
     a_newer_version_is_refused,
