@@ -129,7 +129,7 @@ mod postgres {
             session(table).await?,
             table_health(table).await?,
             transactions(table, patience).await?,
-            crate::partitions::findings(table).await?,
+            crate::partitions::findings(table, table.table()?.partitioned.as_ref()).await?,
             wakeup(table).await?,
         ]
         .concat())

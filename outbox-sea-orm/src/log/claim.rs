@@ -142,8 +142,8 @@ impl Claiming<'_> {
         }
         for _ in 0..n_expired.min(MAX_EXPIRED) {
             let values = Values(vec![self.group.name().into()]);
-            let hot = self.group.log.hot()?;
-            self.group.log.execute("claim", hot, &self.group.sql.log_recover, values).await?;
+            let hot = self.group.log.table.hot()?;
+            self.group.log.table.execute("claim", hot, &self.group.sql.log_recover, values).await?;
         }
         let mut request = self.request.clone();
         request.claimer = None;
@@ -163,7 +163,7 @@ impl Claiming<'_> {
 
     async fn row(&self, sql: &str) -> Result<QueryResult> {
         let values = Values(vec![self.group.name().into()]);
-        let rows = self.group.log.query("claim", self.group.log.hot()?, sql, values).await?;
+        let rows = self.group.log.table.query("claim", self.group.log.table.hot()?, sql, values).await?;
         rows.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))
     }
 
@@ -235,7 +235,7 @@ impl Claiming<'_> {
             .bind(request.max_bytes.map_or(i64::MAX, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)))
             .bind(horizon)
             .bind(self.n_left() as i64);
-        let mut stream = query.fetch(self.group.log.hot()?.get_postgres_connection_pool());
+        let mut stream = query.fetch(self.group.log.table.hot()?.get_postgres_connection_pool());
         let mut taken = None::<Taken>;
         while let Some(row) = stream.next().await {
             let row = row.map_err(|error| from_sqlx("claim", self.group.log.name(), error))?;

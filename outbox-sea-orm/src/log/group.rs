@@ -28,7 +28,7 @@ use crate::wakeup::TableListener;
 /// * There is no order per key.
 #[derive(Clone)]
 pub struct LogGroup {
-    pub(super) log: OutboxTable,
+    pub(super) log: OutboxLog,
     /// What did not simply succeed.
     pub(super) own: OutboxTable,
     pub(super) name: Arc<str>,
@@ -42,7 +42,7 @@ impl LogGroup {
         Ok(Self {
             sql: Arc::new(LogSql::of(log.name(), own.name())),
             own: own.sharing(&log.table),
-            log: log.table.clone(),
+            log: log.clone(),
             name: name.into(),
             reader: Arc::default(),
         })
@@ -70,7 +70,7 @@ impl fmt::Debug for LogGroup {
 
 impl Repository for LogGroup {
     async fn enqueue(&self, cx: &Context, drafts: Vec<Draft>) -> Result<Vec<MessageId>> {
-        self.log.enqueue(cx, super::without_keys(drafts)?).await
+        self.log.enqueue(cx, drafts).await
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
@@ -89,15 +89,15 @@ impl Repository for LogGroup {
 
 impl Transactions for LogGroup {
     async fn begin(&self) -> Result<Context> {
-        self.log.begin().await
+        self.log.table.begin().await
     }
 
     async fn commit(&self, cx: Context) -> Result<()> {
-        self.log.commit(cx).await
+        self.log.table.commit(cx).await
     }
 
     async fn rollback(&self, cx: Context) -> Result<()> {
-        self.log.rollback(cx).await
+        self.log.table.rollback(cx).await
     }
 }
 
@@ -106,9 +106,9 @@ impl Wakeup for LogGroup {
 
     /// One connection for the log and the group's own table; see [`OutboxTable`].
     async fn listen(&self) -> Result<Option<TableListener>> {
-        if !self.log.can_listen() {
+        if !self.log.table.can_listen() {
             return Ok(None);
         }
-        TableListener::connect(self.log.clone(), self.sql.log_writers.clone()).await.map(Some)
+        TableListener::connect(self.log.table.clone(), self.sql.log_writers.clone()).await.map(Some)
     }
 }

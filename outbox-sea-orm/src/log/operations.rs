@@ -6,14 +6,14 @@ use outbox_core::{
 };
 use sea_orm::sea_query::Values;
 
-use super::{LogGroup, OutboxLog};
+use super::LogGroup;
 
 impl Operations for LogGroup {
     /// What is in the group's own table, and in the log behind what the group has read.
     async fn stats(&self) -> Result<Stats> {
         let mut stats = self.own.stats().await?;
         let values = Values(vec![self.name().into(), (MAX_COUNTED as i64 + 1).into()]);
-        let of_log = Stats::new(self.log.counts(&self.sql.log_stats, values).await?.topics());
+        let of_log = Stats::new(self.log.table.counts(&self.sql.log_stats, values).await?.topics());
         stats.is_estimate |= of_log.total().n_pending > MAX_COUNTED as u64;
         for (topic, of_log) in of_log.topics {
             let sum = stats.topics.entry(topic).or_default();
@@ -63,18 +63,20 @@ impl Operations for LogGroup {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.log.ping().await
+        self.log.table.ping().await
     }
 
     async fn check(&self) -> Result<()> {
-        OutboxLog { table: self.log.clone() }.check().await?;
+        self.log.check().await?;
         self.own.check().await
     }
 
-    /// Of the group's own table, and which transactions hold the log back. It needs a connection for the listener.
+    /// Of the group's own table, and of the log which transactions hold it back and whether partitions are made. It needs a
+    /// connection for the listener.
     async fn doctor(&self, patience: Duration) -> Result<Vec<Finding>> {
         let mut found = self.own.doctor(patience).await?;
-        found.extend(crate::doctor::hold_back(&self.log, patience).await?);
+        found.extend(crate::doctor::hold_back(&self.log.table, patience).await?);
+        found.extend(crate::partitions::findings(&self.log.table, self.log.partitions().as_ref()).await?);
         Ok(found)
     }
 }

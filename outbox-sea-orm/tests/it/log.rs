@@ -1,5 +1,7 @@
 //! The log: the suite on one group, and what only groups have.
 
+mod parts;
+
 use std::time::Duration;
 
 use outbox_core::{ClaimRequest, Draft, MessageId, Operations, Outcome, Repository, Settlement, TableName};
