@@ -12,7 +12,7 @@ mod settle;
 use std::fmt;
 
 use outbox_core::{
-    Context, Declaration, Draft, Error, ErrorKind, Limits, Maintained, Maintenance, MessageId,
+    Context, Declaration, Draft, Error, ErrorKind, Limits, Maintained, Maintenance, MessageId, OnDead,
     PartitionInterval, Result, TableName, refuse_dedup_keys,
 };
 use sea_orm::DatabaseConnection;
@@ -78,8 +78,27 @@ impl OutboxLog {
     ///
     /// Too short: every claim looks into every partition. Too long: what all groups have read stays for that long.
     #[must_use]
-    pub fn partitioned(mut self, interval: PartitionInterval) -> Self {
-        self.declared = self.declared.partitioned(interval);
+    pub fn partitioned(self, interval: PartitionInterval) -> Self {
+        let declared = self.declared.clone().partitioned(interval);
+        self.declared(declared)
+    }
+
+    /// Declares the log ordered: each group delivers messages of one key strictly in the order in which they were enqueued, whatever
+    /// topics they have of those that it wants; see [`Declaration::ordered`]. As with [`partitioned`](Self::partitioned),
+    /// every service that uses the log must declare the same.
+    ///
+    /// While a message of a key waits, is dead, or is claimed and another one follows, what is read of the key is copied to
+    /// the group's own table, which is an ordered outbox table. A redriven message comes after what waits there of its key.
+    #[must_use]
+    pub fn ordered(self, on_dead: OnDead) -> Self {
+        let declared = self.declared.clone().ordered(on_dead);
+        self.declared(declared)
+    }
+
+    /// Declares all at once. What a log cannot be is reported by every call that needs the declaration, before any statement.
+    #[must_use]
+    pub fn declared(mut self, declared: Declaration) -> Self {
+        self.declared = declared;
         self
     }
 
@@ -216,7 +235,18 @@ impl OutboxLog {
         name.map_err(|error| Error::invalid("group", error))
     }
 
+    /// What a group's own table is declared.
+    fn own_declaration(&self) -> Declaration {
+        self.declared.ordered.map_or_else(Declaration::new, |on_dead| Declaration::new().ordered(on_dead))
+    }
+
     fn require_postgres(&self) -> Result<Dialect> {
+        self.declared.validate()?;
+        if self.declared.lanes().is_some() {
+            return Err(Error::new(ErrorKind::Unsupported, "declare")
+                .with_table(self.name())
+                .with_detail("a log does not take turns"));
+        }
         match self.table.table()?.dialect {
             Dialect::Postgres => Ok(Dialect::Postgres),
             #[allow(unreachable_patterns, reason = "there may be no other")]

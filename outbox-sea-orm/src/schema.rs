@@ -289,7 +289,8 @@ async fn wrong_parts(
         found.push(missing_column(kind, "lane"));
     }
     let there = names(connection, dialect, table, &bare, Part::Index).await?;
-    let ordered = declared.ordered.map_or(&[][..], |_| ordered_indexes(dialect));
+    let ordered = declared.ordered.filter(|_| kind == Kind::Outbox);
+    let ordered = ordered.map_or(&[][..], |_| ordered_indexes(dialect));
     let fair = if is_fair { FAIR_INDEXES } else { &[] };
     let expected = indexes(dialect, kind).iter().chain(ordered).chain(fair);
     found.extend(missing_indexes(&bare, expected, &there));

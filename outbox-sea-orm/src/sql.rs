@@ -140,7 +140,7 @@ statements! {
 statements! {
     /// The statements of a log and one of its groups.
     LogSql of "log" in (postgres) {
-        log_claim, log_claim_mixed, log_done, log_extend, log_forget, log_group_delete, log_group_insert, log_group_names, log_group_position,
+        log_claim, log_claim_mixed, log_claim_ordered, log_done, log_extend, log_forget, log_group_delete, log_group_insert, log_group_names, log_group_position,
         log_group_update, log_horizon, log_leases, log_moved, log_ranges_delete, log_recover, log_settle, log_stats, log_writers,
     }
 }
@@ -378,7 +378,7 @@ pub(crate) fn create(kind: Kind, dialect: Dialect, table: &TableName, declared: 
     if declared.partitioned.is_some() && kind == Kind::Outbox && dialect == Dialect::Postgres {
         text = partition(&text);
     }
-    if declared.ordered.is_some() {
+    if declared.ordered.is_some() && kind == Kind::Outbox {
         text = add_order(dialect, &text);
     }
     if let Some(fairness) = declared.lanes() {
@@ -394,9 +394,10 @@ pub(crate) fn create(kind: Kind, dialect: Dialect, table: &TableName, declared: 
 
 /// The DDL that makes an outbox table that of a group of a log.
 #[cfg(feature = "postgres")]
-pub(crate) fn create_log_group(log: &TableName, group: &TableName) -> String {
-    let text = include_str!("sql/postgres/create_log_group.sql");
-    let text = name(Dialect::Postgres, group, "outbox", text);
+pub(crate) fn create_log_group(log: &TableName, group: &TableName, is_ordered: bool) -> String {
+    let order = if is_ordered { include_str!("sql/postgres/create_log_group_ordered.sql") } else { "" };
+    let text = format!("{}{order}", include_str!("sql/postgres/create_log_group.sql"));
+    let text = name(Dialect::Postgres, group, "outbox", &text);
     name_parts(log, Some(group), &name(Dialect::Postgres, log, "log", &text))
 }
 
@@ -569,7 +570,13 @@ mod tests {
             PostgresSql::NAMES,
             PartitionedSql::NAMES,
             LogSql::NAMES,
-            &["create_partitioned", "create_log", "create_log_group", "log_partition_holders"],
+            &[
+                "create_partitioned",
+                "create_log",
+                "create_log_group",
+                "create_log_group_ordered",
+                "log_partition_holders",
+            ],
         ]
         .concat();
         assert_eq!(files("postgres"), set(&[&common[..], &turns, &own].concat()));

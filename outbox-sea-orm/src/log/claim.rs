@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use outbox_core::{Claim, ClaimRequest, Claimer, Error, ErrorKind, Repository, Result};
+use outbox_core::{Claim, ClaimRequest, Claimer, Error, ErrorKind, OnDead, Repository, Result};
 use sea_orm::QueryResult;
 use sea_orm::sea_query::Values;
 use sea_orm::sqlx::{self, AssertSqlSafe};
@@ -87,7 +87,24 @@ pub(super) async fn claim(group: &LogGroup, request: ClaimRequest) -> Result<Cla
     if let Some(claimer) = &request.claimer {
         claimer.put(kept);
     }
+    claim.ordered = group.order().is_some();
     Ok(claim)
+}
+
+/// Reads on an ordered log as far as every message is held by its key, so that what waits for whom is in the group's own table.
+pub(super) async fn read_ahead(group: &LogGroup) -> Result<()> {
+    let request = ClaimRequest::new(1, Duration::from_secs(1));
+    let kept = Loop::of(group, &request);
+    let mut claiming = Claiming { group, request: &request, kept, claim: Claim::default(), look_in: None };
+    while let Some(Unread { horizon, .. }) = claiming.unread().await? {
+        let taken = claiming.take_ordered(horizon, MAX_EXAMINED, 0).await?;
+        if taken.is_all {
+            group.reader.lock().await.examined(horizon);
+        } else if taken.n_examined == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 impl Claiming<'_> {
@@ -136,12 +153,15 @@ impl Claiming<'_> {
 
     /// Gives up expired ranges and recovers their messages; whether it found any.
     async fn recover(&mut self) -> Result<bool> {
+        let now = Instant::now();
+        // a range may have been here and its messages elsewhere by now
+        let is_due = self.kept.next_expiry.is_some_and(|expiry| expiry <= now);
         let n_expired = self.look_at_leases().await?;
-        if n_expired == 0 && !self.kept.is_recovering {
+        if n_expired == 0 && !self.kept.is_recovering && !is_due {
             return Ok(false);
         }
         for _ in 0..n_expired.min(MAX_EXPIRED) {
-            let values = Values(vec![self.group.name().into()]);
+            let values = Values(vec![self.group.name().into(), self.group.order().is_some().into()]);
             let hot = self.group.log.table.hot()?;
             self.group.log.table.execute("claim", hot, &self.group.sql.log_recover, values).await?;
         }
@@ -157,7 +177,9 @@ impl Claiming<'_> {
         let row = self.row(&self.group.sql.log_leases).await?;
         let now = Instant::now();
         self.kept.leases_at = Some(now);
-        self.kept.next_expiry = micros(&row, 1)?.map(|next| now + next);
+        let known = self.kept.next_expiry.filter(|expiry| *expiry > now);
+        let next = micros(&row, 1)?.map(|next| now + next);
+        self.kept.next_expiry = known.into_iter().chain(next).min();
         column(&row, 0)
     }
 
@@ -216,15 +238,30 @@ impl Claiming<'_> {
 
     /// By the plain statement where it can.
     async fn take(&self, horizon: i64, n_examined: i64) -> Result<Taken> {
-        let taken = self.run_claim(&self.group.sql.log_claim, horizon, n_examined).await?;
+        let (sql, limit) = (&self.group.sql, self.n_left() as i64);
+        if self.group.order().is_some() {
+            return self.take_ordered(horizon, n_examined, limit).await;
+        }
+        let taken = self.run_claim(&sql.log_claim, horizon, n_examined, limit).await?;
         if taken.is_refused {
-            return self.run_claim(&self.group.sql.log_claim_mixed, horizon, n_examined).await;
+            return self.run_claim(&sql.log_claim_mixed, horizon, n_examined, limit).await;
         }
         Ok(taken)
     }
 
+    /// It is refused while others have claimed since it began: one of them gets on each time.
+    async fn take_ordered(&self, horizon: i64, n_examined: i64, limit: i64) -> Result<Taken> {
+        loop {
+            let sql = &self.group.sql.log_claim_ordered;
+            let taken = self.run_claim(sql, horizon, n_examined, limit).await?;
+            if !taken.is_refused {
+                return Ok(taken);
+            }
+        }
+    }
+
     /// Runs a claim. Rows are decoded while the server is still working on the next ones.
-    async fn run_claim(&self, sql: &str, horizon: i64, n_examined: i64) -> Result<Taken> {
+    async fn run_claim(&self, sql: &str, horizon: i64, n_examined: i64, limit: i64) -> Result<Taken> {
         let (request, token) = (self.request, Uuid::new_v4());
         let query = sqlx::query(AssertSqlSafe(sql.to_owned()))
             .bind(self.group.name())
@@ -234,18 +271,19 @@ impl Claiming<'_> {
             .bind(request.topics.as_deref())
             .bind(request.max_bytes.map_or(i64::MAX, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)))
             .bind(horizon)
-            .bind(self.n_left() as i64);
+            .bind(limit);
         let mut stream = query.fetch(self.group.log.table.hot()?.get_postgres_connection_pool());
         let mut taken = None::<Taken>;
         while let Some(row) = stream.next().await {
             let row = row.map_err(|error| from_sqlx("claim", self.group.log.name(), error))?;
-            taken.get_or_insert_default().add(&row.into(), token)?;
+            taken.get_or_insert_default().add(&row.into(), token, self.group.order().is_some())?;
         }
         taken.ok_or_else(|| self.unknown_group())
     }
 
     async fn add(&mut self, rows: Vec<ClaimedRow>) -> Result<()> {
-        let Readable { messages, burials, n_dead } = read(rows, false);
+        let blocks = self.group.order() == Some(OnDead::Block);
+        let Readable { messages, burials, n_dead } = read(rows, blocks);
         if !burials.is_empty() {
             // a lease lost meanwhile is somebody else's to bury
             let _ = self.group.settle(burials).await?;
@@ -271,22 +309,26 @@ struct Taken {
     is_refused: bool,
     /// It examined everything up to the horizon.
     is_all: bool,
+    /// On an ordered log: how many rows are behind the position now.
+    n_examined: i64,
 }
 
 impl Taken {
-    /// As a claim of a queue, then whether it took, and whether it examined everything. A row without a message says the
-    /// last two only.
-    fn add(&mut self, row: &QueryResult, token: uuid::Uuid) -> Result<()> {
+    /// As a claim of a queue, then whether it took, and whether it examined everything; on an ordered log the place in the range, and
+    /// how much it examined. A row without a message has no number and no place.
+    fn add(&mut self, row: &QueryResult, token: Uuid, is_ordered: bool) -> Result<()> {
         if self.rows.is_empty() {
             self.is_refused = !column::<bool>(row, 10)?;
             self.is_all = column(row, 11)?;
+            self.n_examined = if is_ordered { column(row, 13)? } else { 0 };
         }
         if column::<Option<i64>>(row, 0)?.is_none() {
             return Ok(());
         }
         let mut claimed = ClaimedRow::decode(Dialect::Postgres, row, token)?;
+        let place = if is_ordered { column::<i64>(row, 12)? as usize } else { self.rows.len() };
         if let Some(lease) = claimed.lease_mut() {
-            Place::enter(self.rows.len(), lease);
+            Place::enter(place, lease);
         }
         self.rows.push(claimed);
         Ok(())

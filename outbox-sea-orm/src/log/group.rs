@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, Draft, Lease, MessageId, Repository, Result, Settled, Settlement,
+    Claim, ClaimRequest, Context, Draft, Lease, MessageId, OnDead, Repository, Result, Settled, Settlement,
     TableName, Transactions, Wakeup,
 };
 use tokio::sync::Mutex;
@@ -25,7 +25,7 @@ use crate::wakeup::TableListener;
 /// * A message that became claimable again may come before others that were enqueued earlier.
 /// * Several dispatchers that serve different topics of one group make messages of the group's own table of all that a
 ///   claim finds and does not serve: give each of them a group.
-/// * There is no order per key.
+/// * There is no order per key, unless the log is [declared](OutboxLog::ordered) so.
 #[derive(Clone)]
 pub struct LogGroup {
     pub(super) log: OutboxLog,
@@ -38,7 +38,7 @@ pub struct LogGroup {
 
 impl LogGroup {
     pub(super) fn new(log: &OutboxLog, name: &str) -> Result<Self> {
-        let own = OutboxTable::new(&log.table.db, log.group_table(name)?);
+        let own = OutboxTable::new(&log.table.db, log.group_table(name)?).declared(log.own_declaration());
         Ok(Self {
             sql: Arc::new(LogSql::of(log.name(), own.name())),
             own: own.sharing(&log.table),
@@ -51,6 +51,11 @@ impl LogGroup {
     /// The name of the group.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What a dead letter means to its key, where the log is ordered.
+    pub(super) fn order(&self) -> Option<OnDead> {
+        self.log.declared.ordered
     }
 
     /// The table of what did not simply succeed: an outbox table.

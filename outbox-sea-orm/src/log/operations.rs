@@ -42,7 +42,12 @@ impl Operations for LogGroup {
         self.own.discard_matching(filter, limit).await
     }
 
+    /// Reads on in the log while all that is there waits for its key. What stands behind a message that can be claimed is not
+    /// counted until that is.
     async fn blocked_keys(&self, query: BlockedQuery) -> Result<BlockedPage> {
+        if self.order().is_some() {
+            super::claim::read_ahead(self).await?;
+        }
         self.own.blocked_keys(query).await
     }
 

@@ -140,6 +140,7 @@ async fn settle_chunk(group: &LogGroup, items: &[Item]) -> Result<Vec<Lease>> {
         &group.sql.log_done
     } else {
         values.extend(kept_values(&kept));
+        values.push(group.order().is_some().into());
         &group.sql.log_settle
     };
     let held = Held::ask(group, "settle", sql, values).await?;

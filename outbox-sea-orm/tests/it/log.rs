@@ -1,12 +1,16 @@
 //! The log: the suite on one group, and what only groups have.
 
+mod order;
 mod parts;
 
 use std::time::Duration;
 
-use outbox_core::{ClaimRequest, Draft, MessageId, Operations, Outcome, Repository, Settlement, TableName};
+use outbox_core::{
+    ClaimRequest, Declaration, Draft, MessageId, OnDead, Operations, Outcome, PartitionInterval, Repository,
+    Settlement, TableName,
+};
 use outbox_sea_orm::{LogGroup, OutboxLog, Start, Subscription};
-use outbox_testkit::{Capabilities, Corruption, Harness, OperationsHarness, Skip};
+use outbox_testkit::{Capabilities, Corruption, DeclaredHarness, Harness, OperationsHarness, Skip};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement, TransactionTrait,
 };
@@ -21,6 +25,19 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    async fn with(declared: Declaration) -> Result<Self, Skip> {
+        let server = outbox_testkit::server::postgres().await?;
+        let mut options = ConnectOptions::new(server.url());
+        options.max_connections(12).sqlx_logging(false);
+        let db = Database::connect(options).await.expect("connect");
+        let schema = format!("t_{}", Uuid::new_v4().simple());
+        let log =
+            OutboxLog::new(&db, TableName::parse(&format!("{schema}.log")).expect("name")).declared(declared);
+        log.migrate().await.expect("migrate");
+        let group = log.register(Subscription::new("billing")).await.expect("register");
+        Ok(Self { db, log, group, schema })
+    }
+
     async fn execute(&self, sql: &str) {
         self.db.execute_unprepared(sql).await.expect("execute");
     }
@@ -40,15 +57,7 @@ impl Harness for Log {
     type Repository = LogGroup;
 
     async fn start() -> Result<Self, Skip> {
-        let server = outbox_testkit::server::postgres().await?;
-        let mut options = ConnectOptions::new(server.url());
-        options.max_connections(12).sqlx_logging(false);
-        let db = Database::connect(options).await.expect("connect");
-        let schema = format!("t_{}", Uuid::new_v4().simple());
-        let log = OutboxLog::new(&db, TableName::parse(&format!("{schema}.log")).expect("name"));
-        log.migrate().await.expect("migrate");
-        let group = log.register(Subscription::new("billing")).await.expect("register");
-        Ok(Self { db, log, group, schema })
+        Self::with(Declaration::new()).await
     }
 
     fn repository(&self) -> &LogGroup {
@@ -99,10 +108,63 @@ impl OperationsHarness for Log {
     }
 }
 
+impl DeclaredHarness for Log {
+    async fn declared(&self, declared: Declaration) -> Self {
+        Self::with(declared).await.expect("the server is there")
+    }
+}
+
+/// The same over an ordered log that has partitions.
+pub(crate) struct OrderedLog(Log);
+
+impl Harness for OrderedLog {
+    const NAME: &'static str = Log::NAME;
+    type Repository = LogGroup;
+
+    async fn start() -> Result<Self, Skip> {
+        let declared = Declaration::new().ordered(OnDead::Continue).partitioned(PartitionInterval::Hour);
+        Ok(Self(Log::with(declared).await?))
+    }
+
+    fn repository(&self) -> &LogGroup {
+        self.0.repository()
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.0.advance(by).await;
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn corrupt(&self, id: MessageId, corruption: Corruption) -> bool {
+        self.0.corrupt(id, corruption).await
+    }
+
+    async fn finish(self) {
+        self.0.finish().await;
+    }
+}
+
+impl OperationsHarness for OrderedLog {
+    type Operations = LogGroup;
+
+    fn operations(&self) -> &LogGroup {
+        self.0.operations()
+    }
+}
+
 mod suite {
     use super::Log;
 
-    outbox_testkit::conformance!(Log: repository, operations);
+    outbox_testkit::conformance!(Log: repository, operations, ordered);
+}
+
+mod ordered_suite {
+    use super::OrderedLog;
+
+    outbox_testkit::conformance!(OrderedLog: repository, operations);
 }
 
 /// What only groups have.
