@@ -140,7 +140,7 @@ statements! {
 statements! {
     /// The statements of a log and one of its groups.
     LogSql of "log" in (postgres) {
-        log_claim, log_claim_mixed, log_claim_ordered, log_done, log_extend, log_forget, log_group_delete, log_group_insert, log_group_names, log_group_position,
+        log_blockers, log_claim, log_claim_mixed, log_claim_ordered, log_done, log_extend, log_forget, log_group_delete, log_group_insert, log_group_names, log_group_position,
         log_group_update, log_horizon, log_leases, log_moved, log_ranges_delete, log_recover, log_settle, log_stats, log_writers,
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use outbox_core::{Claim, ClaimRequest, Claimer, Error, ErrorKind, OnDead, Repository, Result};
+use outbox_core::{Claim, ClaimRequest, Claimer, Error, ErrorKind, HeldBack, OnDead, Repository, Result};
 use sea_orm::QueryResult;
 use sea_orm::sea_query::Values;
 use sea_orm::sqlx::{self, AssertSqlSafe};
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::LogGroup;
 use super::range::Place;
-use super::reader::Poll;
+use super::reader::{Poll, Reader};
 use crate::dialect::Dialect;
 use crate::error::from_sqlx;
 use crate::postgres::micros;
@@ -174,19 +174,13 @@ impl Claiming<'_> {
 
     /// How many ranges have expired.
     async fn look_at_leases(&mut self) -> Result<i64> {
-        let row = self.row(&self.group.sql.log_leases).await?;
+        let row = row(self.group, &self.group.sql.log_leases).await?;
         let now = Instant::now();
         self.kept.leases_at = Some(now);
         let known = self.kept.next_expiry.filter(|expiry| *expiry > now);
         let next = micros(&row, 1)?.map(|next| now + next);
         self.kept.next_expiry = known.into_iter().chain(next).min();
         column(&row, 0)
-    }
-
-    async fn row(&self, sql: &str) -> Result<QueryResult> {
-        let values = Values(vec![self.group.name().into()]);
-        let rows = self.group.log.table.query("claim", self.group.log.table.hot()?, sql, values).await?;
-        rows.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))
     }
 
     /// Leases the next range of the log that holds a message for this claim; and the one behind it where the first ended
@@ -220,20 +214,9 @@ impl Claiming<'_> {
         if let Some(horizon) = reader.unread() {
             return Ok(Some(Unread { horizon, is_fresh: false }));
         }
-        let row = self.row(&self.group.sql.log_horizon).await?;
-        let position: Option<i64> = column(&row, 2)?;
-        let position = position.ok_or_else(|| self.unknown_group())?;
-        let poll =
-            Poll { last: column(&row, 0)?, holders: column(&row, 1)?, position, session: column(&row, 3)? };
-        let now = Instant::now();
-        reader.learn(poll, now);
+        let now = poll(self.group, &mut reader).await?;
         self.look_in = reader.look_in(now);
         Ok(reader.unread().map(|horizon| Unread { horizon, is_fresh: true }))
-    }
-
-    fn unknown_group(&self) -> Error {
-        let detail = format!("there is no group {}: register it", self.group.name());
-        Error::new(ErrorKind::Schema, "claim").with_table(self.group.log.name()).with_detail(detail)
     }
 
     /// By the plain statement where it can.
@@ -278,7 +261,7 @@ impl Claiming<'_> {
             let row = row.map_err(|error| from_sqlx("claim", self.group.log.name(), error))?;
             taken.get_or_insert_default().add(&row.into(), token, self.group.order().is_some())?;
         }
-        taken.ok_or_else(|| self.unknown_group())
+        taken.ok_or_else(|| unknown(self.group))
     }
 
     async fn add(&mut self, rows: Vec<ClaimedRow>) -> Result<()> {
@@ -292,6 +275,46 @@ impl Claiming<'_> {
         self.claim.n_dead += n_dead;
         Ok(())
     }
+}
+
+/// The first row of a statement whose parameter is the group.
+async fn row(group: &LogGroup, sql: &str) -> Result<QueryResult> {
+    let values = Values(vec![group.name().into()]);
+    let rows = group.log.table.query("claim", group.log.table.hot()?, sql, values).await?;
+    rows.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))
+}
+
+fn unknown(group: &LogGroup) -> Error {
+    let detail = format!("there is no group {}: register it", group.name());
+    Error::new(ErrorKind::Schema, "claim").with_table(group.log.name()).with_detail(detail)
+}
+
+/// Asks how far the log may be read.
+async fn poll(group: &LogGroup, reader: &mut Reader) -> Result<Instant> {
+    let row = row(group, &group.sql.log_horizon).await?;
+    let position = column::<Option<i64>>(&row, 2)?.ok_or_else(|| unknown(group))?;
+    let poll =
+        Poll { last: column(&row, 0)?, holders: column(&row, 1)?, position, session: column(&row, 3)? };
+    let now = Instant::now();
+    reader.learn(poll, now);
+    Ok(now)
+}
+
+/// What keeps the group from reading on.
+pub(super) async fn held_back(group: &LogGroup) -> Result<Option<HeldBack>> {
+    let mut reader = group.reader.lock().await;
+    poll(group, &mut reader).await?;
+    let n_numbers = reader.n_held();
+    drop(reader);
+    if n_numbers == 0 {
+        return Ok(None);
+    }
+    let sql = &group.sql.log_blockers;
+    let rows = group.log.table.query("stats", &group.log.table.db, sql, Values(Vec::new())).await?;
+    // it may have ended meanwhile
+    let Some(row) = rows.first() else { return Ok(None) };
+    let open_for = micros(row, 1)?.unwrap_or_default();
+    Ok(Some(HeldBack { n_numbers, by: column(row, 0)?, open_for }))
 }
 
 /// Up to where the log may be read.

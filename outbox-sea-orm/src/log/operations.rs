@@ -2,14 +2,14 @@ use std::time::Duration;
 
 use outbox_core::{
     BlockedPage, BlockedQuery, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, FailedAttempt, Finding,
-    MAX_COUNTED, MessageId, Moved, Operations, Prune, Result, Stats, Unblocked,
+    HeldBack, MAX_COUNTED, MessageId, Moved, Operations, Prune, Result, Severity, Stats, Symptom, Unblocked,
 };
 use sea_orm::sea_query::Values;
 
 use super::LogGroup;
 
 impl Operations for LogGroup {
-    /// What is in the group's own table, and in the log behind what the group has read.
+    /// What is in the group's own table, and in the log behind what the group has read; and who keeps it from reading on.
     async fn stats(&self) -> Result<Stats> {
         let mut stats = self.own.stats().await?;
         let values = Values(vec![self.name().into(), (MAX_COUNTED as i64 + 1).into()]);
@@ -19,6 +19,7 @@ impl Operations for LogGroup {
             let sum = stats.topics.entry(topic).or_default();
             *sum = std::mem::take(sum).plus(&of_log);
         }
+        stats.held_back = super::claim::held_back(self).await?;
         Ok(stats)
     }
 
@@ -76,12 +77,26 @@ impl Operations for LogGroup {
         self.own.check().await
     }
 
-    /// Of the group's own table, and of the log which transactions hold it back and whether partitions are made. It needs a
+    /// Of the group's own table, and of the log which transaction holds it back and whether partitions are made. It needs a
     /// connection for the listener.
     async fn doctor(&self, patience: Duration) -> Result<Vec<Finding>> {
         let mut found = self.own.doctor(patience).await?;
-        found.extend(crate::doctor::hold_back(&self.log.table, patience).await?);
+        let held_back = super::claim::held_back(self).await?;
+        found.extend(held_back.filter(|held| held.open_for >= patience).map(open_transaction));
         found.extend(crate::partitions::findings(&self.log.table, self.log.partitions().as_ref()).await?);
         Ok(found)
     }
+}
+
+fn open_transaction(HeldBack { n_numbers, by, open_for }: HeldBack) -> Finding {
+    let open_for = Duration::from_secs(open_for.as_secs());
+    Finding::new(
+        Severity::Warning,
+        Symptom::OpenTransaction,
+        format!(
+            "{by} has enqueued and kept its transaction open for {open_for:?}: up to {n_numbers} messages are not read before it ends"
+        ),
+        "end it (pg_terminate_backend, ROLLBACK PREPARED), and set idle_in_transaction_session_timeout for what leaves \
+         transactions open",
+    )
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use outbox_core::{
     ClaimRequest, Declaration, Draft, MessageId, OnDead, Operations, Outcome, PartitionInterval, Repository,
-    Settlement, TableName,
+    Settlement, Symptom, TableName,
 };
 use outbox_sea_orm::{LogGroup, OutboxLog, Start, Subscription};
 use outbox_testkit::{Capabilities, Corruption, DeclaredHarness, Harness, OperationsHarness, Skip};
@@ -375,6 +375,35 @@ mod groups {
             assert!(held.next_due_in.expect("a timer") < Duration::from_secs(1), "nobody tells of a rollback");
             txn.rollback().await.expect("rollback");
             assert_eq!(drain(&log.group).await, ids);
+        }
+
+        async fn who_holds_a_reader_back_is_named(log: &Log) {
+            let (held_back, found) = (
+                async || log.group.stats().await.expect("stats").held_back,
+                async |patience| {
+                    let found = log.group.doctor(patience).await.expect("doctor");
+                    found.into_iter().filter(|finding| finding.symptom == Symptom::OpenTransaction).collect::<Vec<_>>()
+                },
+            );
+            enqueue(log, vec![on("a"), on("a")]).await;
+            assert_eq!(drain(&log.group).await.len(), 2);
+            assert_eq!((held_back().await, found(Duration::ZERO).await), (None, vec![]));
+            let txn = log.db.begin().await.expect("begin");
+            log.log.enqueue_in(&txn, [on("a")]).await.expect("enqueue");
+            enqueue(log, vec![on("b"), on("b")]).await;
+            assert!(drain(&log.group).await.is_empty());
+            let blocker = held_back().await.expect("the transaction");
+            let sql = "SELECT 'session ' || pg_backend_pid() || ' of ' || current_user";
+            let row = txn.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.expect("query");
+            let name: String = row.expect("a row").try_get_by_index(0).expect("a name");
+            assert_eq!(blocker.n_numbers, 3);
+            assert!(blocker.by.starts_with(&name) && blocker.by.ends_with("idle in transaction"), "{blocker:?}");
+            let finding = &found(Duration::ZERO).await[0];
+            assert!(finding.what.starts_with(&name) && finding.what.contains("up to 3 messages"), "{finding:?}");
+            assert_eq!(found(LEASE).await, [], "not for so long");
+            txn.commit().await.expect("commit");
+            assert_eq!(held_back().await, None);
+            assert_eq!(drain(&log.group).await.len(), 3);
         }
 
         async fn insert_straight_into_a_partition_is_waited_for(log: &Log) {
