@@ -184,7 +184,7 @@ impl OutboxLog {
     /// it at least once in an interval; `migrate` does so when it makes the log. Safe to call from every dispatcher at once, and
     /// whatever the time zone of the session.
     ///
-    /// A partition is dropped when it ended longer ago than [`drop_after`](Maintenance::drop_after), every registered group
+    /// A partition is dropped when it ended longer ago than `drop_after`, every registered group
     /// has read all of it, and none has a claim in it that is not settled. Otherwise it stays, and
     /// [`held`](Maintained::held) says which groups need it. What a group has set aside as failed, delayed or dead is in a table of
     /// its own and needs no partition. Before any group is registered, only the age counts.

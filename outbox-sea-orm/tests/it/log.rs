@@ -2,6 +2,7 @@
 
 mod order;
 mod parts;
+mod rights;
 
 use std::time::Duration;
 
