@@ -389,6 +389,32 @@ async fn claimed_message_keeps_its_lease_when_its_key_moves() {
     log.finish().await;
 }
 
+/// A later message of a run that is released or fails before the earlier one has ended comes after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn run_that_is_settled_from_its_end_keeps_its_order() {
+    let Some(log) = ordered().await else { return };
+    let retry = Outcome::Retry { after: Duration::ZERO, error: "no".into() };
+    for outcome in [Outcome::Release, retry] {
+        enqueue(&log, ["a".into(), "a".into()]).await;
+        let run = log.group.claim(ClaimRequest::new(2, LEASE)).await.expect("claim").messages;
+        let settle = async |lease, outcome| {
+            let settled = log.group.settle(vec![Settlement::new(lease, outcome)]).await.expect("settle");
+            assert_eq!(settled, [Settled::Applied]);
+        };
+        settle(run[1].lease, outcome).await;
+        let early = log.group.claim(ClaimRequest::new(10, LEASE)).await.expect("claim");
+        assert!(early.is_empty(), "the first one is claimed: {early:?}");
+        settle(run[0].lease, Outcome::Done).await;
+        let rest = log.group.claim(ClaimRequest::new(10, LEASE)).await.expect("claim");
+        assert_eq!(
+            rest.messages.iter().map(|claimed| claimed.message.id).collect::<Vec<_>>(),
+            [run[1].message.id]
+        );
+        settle_all(&log.group, &rest, Outcome::Done).await;
+    }
+    log.finish().await;
+}
+
 /// Topics that a group does not want hold none of its keys, and groups do not hold each other's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_held_by_what_the_group_wants() {
