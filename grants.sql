@@ -31,3 +31,13 @@ GRANT USAGE ON SEQUENCE "outbox_seq_seq" TO outbox_dispatcher, outbox_admin;
 -- some column.
 GRANT SELECT, INSERT, UPDATE (result) ON "inbox" TO outbox_consumer;
 GRANT SELECT, DELETE, UPDATE (processed_at) ON "inbox" TO outbox_admin;
+
+-- A log, where there is one: take away the dashes before GRANT, and repeat the last two for the table of each group. A dispatcher may not add to
+-- the log, a producer may read neither it nor a group; making, registering and maintain() are for the owner.
+-- GRANT INSERT (id, topic, key, payload, headers, state, available_at) ON "log" TO outbox_producer;
+-- GRANT SELECT ON "log" TO outbox_dispatcher, outbox_admin;
+-- GRANT SELECT, UPDATE (position) ON "log_groups" TO outbox_dispatcher, outbox_admin;
+-- GRANT SELECT, INSERT, UPDATE, DELETE ON "log_ranges" TO outbox_dispatcher, outbox_admin;
+-- GRANT USAGE ON SEQUENCE "log_seq_seq" TO outbox_dispatcher, outbox_admin;
+-- GRANT SELECT, INSERT, UPDATE, DELETE ON "log_group_billing" TO outbox_dispatcher, outbox_admin;
+-- GRANT USAGE ON SEQUENCE "log_group_billing_seq_seq" TO outbox_dispatcher, outbox_admin;

@@ -52,9 +52,11 @@ impl Fairness {
     }
 }
 
-/// How long the partitions of a table are. They begin at full hours, days, weeks (Monday) or months in UTC.
+/// How long the partitions of a table are. They begin at full minutes, hours, days, weeks (Monday) or months in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PartitionInterval {
+    /// A minute. Only a log may have so many partitions.
+    Minute,
     /// An hour.
     Hour,
     /// A day.
@@ -66,9 +68,10 @@ pub enum PartitionInterval {
 }
 
 impl PartitionInterval {
-    /// Its name: `hour`, `day`, `week` or `month`.
+    /// Its name: `minute`, `hour`, `day`, `week` or `month`.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Minute => "minute",
             Self::Hour => "hour",
             Self::Day => "day",
             Self::Week => "week",

@@ -76,7 +76,7 @@ pub use lease::{
     Claim, ClaimRequest, Claimed, Claimer, Lease, MAX_BATCH, MAX_ERROR_BYTES, MAX_LEASE, Outcome, Settled,
     Settlement, error_text, recovery_group, validate_lease,
 };
-pub use maintenance::{MAX_AHEAD, Maintained, Maintenance, Partition};
+pub use maintenance::{HeldPartition, MAX_AHEAD, Maintained, Maintenance, Partition};
 pub use memory::{MemoryListener, MemoryRepository};
 pub use message::{
     DEDUP_RETENTION, Draft, Headers, Limits, MAX_DELAY, MAX_HEADER_BYTES, MAX_HEADERS, MAX_NAME_BYTES,
@@ -87,7 +87,7 @@ pub use processed::{MAX_METADATA_BYTES, MAX_METADATA_DEPTH, Mark, Marked, Proces
 pub use repository::{Repository, RepositoryExt};
 pub use retention::{Prunable, Prune, Retention};
 pub use retry::{Backoff, Jitter};
-pub use stats::{MAX_COUNTED, Stats, TopicStats};
+pub use stats::{HeldBack, MAX_COUNTED, Stats, TopicStats};
 pub use table::{MAX_IDENTIFIER_BYTES, TableName};
 pub use transactor::{Transactions, Transactor};
 pub use wakeup::{Listener, NoListener, Readiness, Wakeup};

@@ -88,6 +88,16 @@ pub struct Partition {
     pub ends_at: DateTime<Utc>,
 }
 
+/// A partition that is old enough to be dropped and is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldPartition {
+    /// The partition.
+    pub partition: Partition,
+    /// The consumer groups of the log that have not read all of it, or have claimed something in it that they have not
+    /// settled; in the order of their names.
+    pub groups: Vec<String>,
+}
+
 /// What maintenance has done, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -96,6 +106,10 @@ pub struct Maintained {
     pub created: Vec<Partition>,
     /// The partitions that were dropped, in the order of time.
     pub dropped: Vec<Partition>,
+    /// Of a log: the partitions that are old enough and stay because a group needs them, in the order of time.
+    pub held: Vec<HeldPartition>,
+    /// Of a log: how many messages were removed from the default partition.
+    pub n_removed: u64,
 }
 
 #[cfg(test)]

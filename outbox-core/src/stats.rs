@@ -14,12 +14,26 @@ pub struct Stats {
     /// Whether some state has more than [`MAX_COUNTED`] messages: the counts of such a state are then projected
     /// from a sample of the table, and never below what was counted. Those of other states are exact.
     pub is_estimate: bool,
+    /// Of a consumer group of a log: what keeps it from reading on, where something does.
+    pub held_back: Option<HeldBack>,
+}
+
+/// A transaction that has enqueued and is open: what was enqueued after it is read when it has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBack {
+    /// How many numbers have been handed out that may not be read yet; at most as many messages wait. A handle that has not
+    /// read before the transaction began counts everything that the group has not read.
+    pub n_numbers: u64,
+    /// Who is to be asked: the session or prepared transaction that has been open for the longest.
+    pub by: String,
+    /// For how long its transaction has been open.
+    pub open_for: Duration,
 }
 
 impl Stats {
     /// The counts of these topics.
     pub fn new(topics: BTreeMap<String, TopicStats>) -> Self {
-        Self { topics, is_estimate: false }
+        Self { topics, is_estimate: false, held_back: None }
     }
 
     /// Says whether the counts are an estimate.

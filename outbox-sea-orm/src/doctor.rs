@@ -67,12 +67,6 @@ fn clock(before: DateTime<Utc>, theirs: DateTime<Utc>, after: DateTime<Utc>) -> 
     })
 }
 
-/// Which transactions have written to a log and are older than `patience`.
-#[cfg(feature = "postgres")]
-pub(crate) async fn hold_back(log: &OutboxTable, patience: Duration) -> Result<Vec<Finding>> {
-    postgres::writers(log, patience).await
-}
-
 #[cfg(feature = "sqlite")]
 mod sqlite {
     use super::*;
@@ -131,7 +125,7 @@ mod postgres {
             session(table).await?,
             table_health(table).await?,
             transactions(table, patience).await?,
-            crate::partitions::findings(table).await?,
+            crate::partitions::findings(table, table.table()?.partitioned.as_ref()).await?,
             connections,
             wakeup,
         ]
@@ -238,11 +232,6 @@ mod postgres {
                  parameters of schema.sql",
             )
         })
-    }
-
-    pub(super) async fn writers(log: &OutboxTable, patience: Duration) -> Result<Vec<Finding>> {
-        let found = transactions(log, patience).await?;
-        Ok(found.into_iter().filter(|finding| finding.symptom == Symptom::OpenTransaction).collect())
     }
 
     async fn transactions(table: &OutboxTable, patience: Duration) -> Result<Vec<Finding>> {

@@ -3,6 +3,7 @@
 mod claim;
 mod group;
 mod operations;
+mod partitions;
 mod range;
 mod reader;
 mod register;
@@ -11,7 +12,8 @@ mod settle;
 use std::fmt;
 
 use outbox_core::{
-    Context, Declaration, Draft, Error, ErrorKind, Limits, MessageId, Result, TableName, refuse_dedup_keys,
+    Context, Declaration, Draft, Error, ErrorKind, Limits, Maintained, Maintenance, MessageId, OnDead,
+    PartitionInterval, Result, TableName, refuse_dedup_keys,
 };
 use sea_orm::DatabaseConnection;
 
@@ -61,12 +63,43 @@ pub use register::{Start, Subscription};
 pub struct OutboxLog {
     /// The same columns that an enqueue writes, the same connections and the same wake-up.
     pub(crate) table: OutboxTable,
+    declared: Declaration,
 }
 
 impl OutboxLog {
     /// The log `name` in the database of `db`. No statement is sent.
     pub fn new(db: &DatabaseConnection, name: TableName) -> Self {
-        Self { table: OutboxTable::new(db, name) }
+        Self { table: OutboxTable::new(db, name), declared: Declaration::new() }
+    }
+
+    /// Declares that the log has partitions of `interval` by the time of the enqueue, which [`maintain`](Self::maintain)
+    /// makes ahead and drops. Every service that uses the log must declare the same: `migrate` and `ddl` mark the log with
+    /// it, and `check` and `migrate` name a difference.
+    ///
+    /// Too short: every claim looks into every partition. Too long: what all groups have read stays for that long.
+    #[must_use]
+    pub fn partitioned(self, interval: PartitionInterval) -> Self {
+        let declared = self.declared.clone().partitioned(interval);
+        self.declared(declared)
+    }
+
+    /// Declares the log ordered: each group delivers messages of one key strictly in the order in which they were enqueued, whatever
+    /// topics they have of those that it wants; see [`Declaration::ordered`]. As with [`partitioned`](Self::partitioned),
+    /// every service that uses the log must declare the same.
+    ///
+    /// While a message of a key waits, is dead, or is claimed and another one follows, what is read of the key is copied to
+    /// the group's own table, which is an ordered outbox table. A redriven message comes after what waits there of its key.
+    #[must_use]
+    pub fn ordered(self, on_dead: OnDead) -> Self {
+        let declared = self.declared.clone().ordered(on_dead);
+        self.declared(declared)
+    }
+
+    /// Declares all at once. What a log cannot be is reported by every call that needs the declaration, before any statement.
+    #[must_use]
+    pub fn declared(mut self, declared: Declaration) -> Self {
+        self.declared = declared;
+        self
     }
 
     /// Sets the bounds of this log's messages.
@@ -130,7 +163,7 @@ impl OutboxLog {
     /// [`Unsupported`](ErrorKind::Unsupported) on another database than PostgreSQL.
     pub fn ddl(&self) -> Result<String> {
         let dialect = self.require_postgres()?;
-        Ok(crate::sql::create(Kind::Log, dialect, self.name(), &Declaration::new()))
+        Ok(crate::sql::create(Kind::Log, dialect, self.name(), &self.declared))
     }
 
     /// Creates the log and its schema where they are missing. Safe to call from several processes at once.
@@ -139,9 +172,40 @@ impl OutboxLog {
     /// Those of [`OutboxTable::migrate`]; [`Unsupported`](ErrorKind::Unsupported) on another database than PostgreSQL.
     pub async fn migrate(&self) -> Result<()> {
         let dialect = self.require_postgres()?;
-        crate::schema::migrate(&self.table.db, dialect, Kind::Log, self.name(), &Declaration::new())
-            .await
-            .map(drop)
+        let is_new =
+            crate::schema::migrate(&self.table.db, dialect, Kind::Log, self.name(), &self.declared).await?;
+        if is_new && self.declared.partitioned.is_some() {
+            self.maintain(Maintenance::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the partitions of the time to come, then drops those whose time is over and that no group needs any more. Call
+    /// it at least once in an interval; `migrate` does so when it makes the log. Safe to call from every dispatcher at once, and
+    /// whatever the time zone of the session.
+    ///
+    /// A partition is dropped when it ended longer ago than `drop_after`, every registered group
+    /// has read all of it, and none has a claim in it that is not settled. Otherwise it stays, and
+    /// [`held`](Maintained::held) says which groups need it. What a group has set aside as failed, delayed or dead is in a table of
+    /// its own and needs no partition. Before any group is registered, only the age counts.
+    ///
+    /// What is enqueued when no partition was made for it goes to a default partition, so that a late run makes no producer
+    /// fail. A time of which something is there gets no partition; the next one does. With an age, up to 10,000 such messages that no
+    /// group needs are removed one by one.
+    ///
+    /// Bounded: at most [`MAX_AHEAD`](outbox_core::MAX_AHEAD) partitions are made ahead in one transaction, which keeps claims waiting
+    /// meanwhile but no producer, and 100 dropped, each in a transaction of its own. To drop one, or to make that of the
+    /// current interval where it is missing, the log is locked: that waits at most 500 ms for transactions that have
+    /// enqueued, and producers wait as long behind it.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) for a log that is not declared partitioned,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) that names the field, [`Timeout`](ErrorKind::Timeout), which is
+    /// retryable, when somebody held the log, [`PermissionDenied`](ErrorKind::PermissionDenied) for a role that does
+    /// not own it. What was dropped before stays so.
+    pub async fn maintain(&self, maintenance: Maintenance) -> Result<Maintained> {
+        self.require_postgres()?;
+        partitions::maintain(self, &maintenance).await
     }
 
     /// Whether the log is there, complete and of the right version.
@@ -150,7 +214,7 @@ impl OutboxLog {
     /// [`Schema`](ErrorKind::Schema), whose text names what is missing and what to do.
     pub async fn check(&self) -> Result<()> {
         let dialect = self.require_postgres()?;
-        crate::schema::check(&self.table.db, dialect, Kind::Log, self.name(), &Declaration::new()).await
+        crate::schema::check(&self.table.db, dialect, Kind::Log, self.name(), &self.declared).await
     }
 
     /// The group `name`, which must have been [registered](Self::register). No statement is sent.
@@ -171,7 +235,18 @@ impl OutboxLog {
         name.map_err(|error| Error::invalid("group", error))
     }
 
+    /// What a group's own table is declared.
+    fn own_declaration(&self) -> Declaration {
+        self.declared.ordered.map_or_else(Declaration::new, |on_dead| Declaration::new().ordered(on_dead))
+    }
+
     fn require_postgres(&self) -> Result<Dialect> {
+        self.declared.validate()?;
+        if self.declared.lanes().is_some() {
+            return Err(Error::new(ErrorKind::Unsupported, "declare")
+                .with_table(self.name())
+                .with_detail("a log does not take turns"));
+        }
         match self.table.table()?.dialect {
             Dialect::Postgres => Ok(Dialect::Postgres),
             #[allow(unreachable_patterns, reason = "there may be no other")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use outbox_core::{
     Error, ErrorKind, Finding, Maintained, Maintenance, Partition, PartitionInterval, Result, Severity,
-    Symptom,
+    Symptom, TableName,
 };
 use sea_orm::sea_query::Values;
 use sea_orm::{ConnectionTrait, QueryResult};
@@ -15,15 +15,16 @@ use crate::dialect::Dialect;
 use crate::repository::OutboxTable;
 use crate::row::{column, duration};
 use crate::sql::{
-    PartitionedSql, count_partition, create_partition, drop_partition, lock_partitions, partition_name,
+    Missing, PartitionedSql, Parts, count_partition, create_partition, drop_partition, lock_partitions,
+    partition_name,
 };
 
 /// The most partitions that one call drops.
-const MAX_DROPPED: usize = 100;
+pub(crate) const MAX_DROPPED: usize = 100;
 /// What each transaction begins with. A partition's bounds are read from their text, in this session's style. Nobody
-/// waits long for us: what we wait for keeps others waiting behind us.
-const SETTINGS: &str =
-    "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'; SET LOCAL lock_timeout = '2s'";
+/// waits long for us: what we wait for keeps others waiting behind us. What is read after a lock must be as new as the lock.
+const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL TimeZone = 'UTC'; \
+                        SET LOCAL DateStyle = 'ISO'; SET LOCAL lock_timeout = '2s'";
 /// One at a time changes the partitions of any table.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('outbox maintain', 0))";
 
@@ -31,11 +32,31 @@ const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('outbox mainta
 pub(crate) struct Partitioned {
     sql: PartitionedSql,
     interval: PartitionInterval,
+    parts: Parts,
 }
 
 impl Partitioned {
-    pub(crate) fn new(sql: PartitionedSql, interval: PartitionInterval) -> Self {
-        Self { sql, interval }
+    /// The delivered messages of an outbox table.
+    pub(crate) fn new(name: &TableName, interval: PartitionInterval) -> Self {
+        Self { sql: PartitionedSql::new(Dialect::Postgres, name), interval, parts: Parts::Delivered }
+    }
+
+    pub(crate) fn of_log(name: &TableName, interval: PartitionInterval) -> Self {
+        Self { sql: PartitionedSql::of_log(name), interval, parts: Parts::Log }
+    }
+
+    /// What is in the partitions.
+    fn what(&self) -> &'static str {
+        match self.parts {
+            Parts::Delivered => "delivered",
+            Parts::Log => "enqueued",
+        }
+    }
+
+    pub(crate) fn read(&self, table: &OutboxTable, row: &QueryResult) -> Result<Partition> {
+        let starts_at = column(row, 0)?;
+        let name = partition_name(self.parts, &table.name, starts_at);
+        Ok(Partition { name, starts_at, ends_at: column(row, 1)? })
     }
 }
 
@@ -43,7 +64,7 @@ pub(crate) async fn maintain(table: &OutboxTable, maintenance: &Maintenance) -> 
     maintenance.validate()?;
     let of = partitioned(table)?;
     let mut maintained = Maintained::default();
-    maintained.created = create(table, of, maintenance).await?;
+    maintained.created = create(table, of, maintenance, Missing::All).await?;
     let Some(age) = maintenance.drop_after else { return Ok(maintained) };
     if maintenance.dry_run {
         maintained.dropped = old(table, of, age).await?;
@@ -65,20 +86,25 @@ fn partitioned(table: &OutboxTable) -> Result<&Partitioned> {
     table.table()?.partitioned.as_ref().ok_or_else(unsupported)
 }
 
-/// All or none. Looks again with the lock that making takes: what is delivered in between may go to the rest.
-async fn create(table: &OutboxTable, of: &Partitioned, maintenance: &Maintenance) -> Result<Vec<Partition>> {
+/// All that are asked for or none. Looks again with the lock that making takes: what comes in between may go to the rest.
+pub(crate) async fn create(
+    table: &OutboxTable,
+    of: &Partitioned,
+    maintenance: &Maintenance,
+    which: Missing,
+) -> Result<Vec<Partition>> {
     transactor(&table.db)
         .run(async |cx| {
             let connection = cx.connection()?;
             begin(table, connection, !maintenance.dry_run).await?;
-            let missing = look_for_missing(table, connection, of, maintenance.n_ahead).await?;
+            let missing = look_for_missing(table, connection, of, maintenance.n_ahead, which).await?;
             if maintenance.dry_run || missing.is_empty() {
                 return Ok(missing);
             }
-            run(table, connection, &lock_partitions(&table.name)).await?;
-            let missing = look_for_missing(table, connection, of, maintenance.n_ahead).await?;
+            run(table, connection, &lock_partitions(which, &table.name)).await?;
+            let missing = look_for_missing(table, connection, of, maintenance.n_ahead, which).await?;
             for partition in &missing {
-                run(table, connection, &create_partition(&table.name, partition)).await?;
+                run(table, connection, &create_partition(of.parts, &table.name, partition)).await?;
             }
             Ok(missing)
         })
@@ -90,12 +116,20 @@ async fn look_for_missing(
     connection: &impl ConnectionTrait,
     of: &Partitioned,
     n_ahead: u32,
+    which: Missing,
 ) -> Result<Vec<Partition>> {
     // as wide as the parameter
     let n_ahead = i32::try_from(n_ahead).unwrap_or(i32::MAX);
     let values = Values(vec![of.interval.as_str().into(), n_ahead.into()]);
     let rows = table.query("maintain", connection, &of.sql.missing_partitions, values).await?;
-    rows.iter().map(|row| read(table, row)).collect()
+    let mut missing = Vec::new();
+    for row in &rows {
+        let is_current: bool = column(row, 2)?;
+        if which == Missing::All || is_current == (which == Missing::Current) {
+            missing.push(of.read(table, row)?);
+        }
+    }
+    Ok(missing)
 }
 
 /// What could be dropped.
@@ -105,7 +139,7 @@ async fn old(table: &OutboxTable, of: &Partitioned, age: Duration) -> Result<Vec
             let connection = cx.connection()?;
             begin(table, connection, false).await?;
             let rows = look_for_old(table, connection, of, age, MAX_DROPPED).await?;
-            rows.iter().map(|row| read(table, row)).collect()
+            rows.iter().map(|row| of.read(table, row)).collect()
         })
         .await
 }
@@ -133,7 +167,7 @@ async fn drop_oldest(
             begin(table, connection, true).await?;
             let rows = look_for_old(table, connection, of, age, 1).await?;
             let Some(row) = rows.first() else { return Ok(None) };
-            let (partition, is_own) = (read(table, row)?, column::<bool>(row, 2)?);
+            let (partition, is_own) = (of.read(table, row)?, column::<bool>(row, 2)?);
             if drops == Drops::OwnAndCounts && !is_own {
                 return Ok(None);
             }
@@ -171,7 +205,7 @@ pub(crate) async fn count_prunable(table: &OutboxTable, age: Duration, limit: us
                 if n_prunable >= limit as u64 || !column::<bool>(&row, 2)? {
                     break;
                 }
-                n_prunable += count(table, connection, &read(table, &row)?).await?;
+                n_prunable += count(table, connection, &of.read(table, &row)?).await?;
             }
             Ok(n_prunable)
         })
@@ -179,8 +213,8 @@ pub(crate) async fn count_prunable(table: &OutboxTable, age: Duration, limit: us
 }
 
 /// What is wrong with the partitions.
-pub(crate) async fn findings(table: &OutboxTable) -> Result<Vec<Finding>> {
-    let Some(of) = &table.table()?.partitioned else { return Ok(Vec::new()) };
+pub(crate) async fn findings(table: &OutboxTable, of: Option<&Partitioned>) -> Result<Vec<Finding>> {
+    let Some(of) = of else { return Ok(Vec::new()) };
     let looked = transactor(&table.db)
         .run(async |cx| {
             let connection = cx.connection()?;
@@ -190,56 +224,56 @@ pub(crate) async fn findings(table: &OutboxTable) -> Result<Vec<Finding>> {
         })
         .await;
     let rows = match looked {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(vec![blind()]),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(vec![blind(of.what())]),
         looked => looked?,
     };
     let Some(row) = rows.first() else { return Ok(Vec::new()) };
     let (last, current): (Option<DateTime<Utc>>, DateTime<Utc>) = (column(row, 0)?, column(row, 1)?);
-    let missing = (last.is_none_or(|last| last <= current)).then(|| missing(last));
-    let rest = column::<bool>(row, 2)?.then(rest);
+    let missing = (last.is_none_or(|last| last <= current)).then(|| missing(of.what(), last));
+    let rest = column::<bool>(row, 2)?.then(|| rest(of.what()));
     Ok([missing, rest].into_iter().flatten().collect())
 }
 
-fn missing(last: Option<DateTime<Utc>>) -> Finding {
+fn missing(what: &str, last: Option<DateTime<Utc>>) -> Finding {
     let what = match last {
         Some(last) => format!(
-            "no partition is made for what is delivered after the current interval, the last one ends {last}"
+            "no partition is made for what is {what} after the current interval, the last one ends {last}"
         ),
-        None => "no partition is made for what is delivered".to_owned(),
+        None => format!("no partition is made for what is {what}"),
     };
     Finding::new(Severity::Warning, Symptom::Partition, what, "call maintain() at least once in an interval")
 }
 
-fn rest() -> Finding {
+fn rest(what: &str) -> Finding {
     Finding::new(
         Severity::Warning,
         Symptom::Partition,
-        "delivered messages are in the partition for what fits nowhere else: maintenance came too late",
-        "call maintain() at least once in an interval, and prune what is there",
+        format!("{what} messages are in the partition for what fits nowhere else: maintenance came too late"),
+        "call maintain() at least once in an interval; prune() a table, or maintain() a log with an age, to remove what is there",
     )
 }
 
-fn blind() -> Finding {
+fn blind(what: &str) -> Finding {
     Finding::new(
         Severity::Notice,
         Symptom::Privilege,
-        "this role does not see the partitions of delivered messages",
+        format!("this role does not see the partitions of {what} messages"),
         "run the doctor as the owner of the table",
     )
 }
 
-async fn begin(table: &OutboxTable, connection: &impl ConnectionTrait, alone: bool) -> Result<()> {
+pub(crate) async fn begin(table: &OutboxTable, connection: &impl ConnectionTrait, alone: bool) -> Result<()> {
     run(table, connection, SETTINGS).await?;
     if alone { run(table, connection, LOCK).await } else { Ok(()) }
 }
 
-async fn run(table: &OutboxTable, connection: &impl ConnectionTrait, sql: &str) -> Result<()> {
+pub(crate) async fn run(table: &OutboxTable, connection: &impl ConnectionTrait, sql: &str) -> Result<()> {
     let result = connection.execute_unprepared(sql).await;
     result.map(drop).map_err(|error| crate::error::from_db("maintain", &table.name, error))
 }
 
 /// `starts_at, ends_at, whether it is this role's`.
-async fn look_for_old(
+pub(crate) async fn look_for_old(
     table: &OutboxTable,
     connection: &impl ConnectionTrait,
     of: &Partitioned,
@@ -255,9 +289,4 @@ async fn count(table: &OutboxTable, connection: &impl ConnectionTrait, partition
     let rows = table.query("prune", connection, &sql, Values(Vec::new())).await?;
     let n_rows = rows.first().map_or(Ok(0), |row| column::<i64>(row, 0))?;
     Ok(u64::try_from(n_rows).unwrap_or_default())
-}
-
-fn read(table: &OutboxTable, row: &QueryResult) -> Result<Partition> {
-    let starts_at = column(row, 0)?;
-    Ok(Partition { name: partition_name(&table.name, starts_at), starts_at, ends_at: column(row, 1)? })
 }

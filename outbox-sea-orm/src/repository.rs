@@ -84,6 +84,12 @@ impl Table {
             return Err(outbox_core::Error::new(outbox_core::ErrorKind::Unsupported, "declare")
                 .with_detail("partitioned tables are on PostgreSQL only"));
         }
+        if declared.partitioned == Some(PartitionInterval::Minute) {
+            return Err(outbox_core::Error::invalid(
+                "partitioned",
+                "at least an hour; only logs by the minute",
+            ));
+        }
         let ordered = |on_dead| Ordered {
             sql: OrderedSql::new(dialect, name),
             keys: KeysSql::new(dialect, name),
@@ -94,9 +100,9 @@ impl Table {
             sql: OutboxSql::new(dialect, name),
             ordered: declared.ordered.map(ordered),
             #[cfg(feature = "postgres")]
-            partitioned: declared.partitioned.map(|interval| {
-                crate::partitions::Partitioned::new(crate::sql::PartitionedSql::new(dialect, name), interval)
-            }),
+            partitioned: declared
+                .partitioned
+                .map(|interval| crate::partitions::Partitioned::new(name, interval)),
             fair: declared
                 .lanes()
                 .map(|fairness| Fair { sql: FairSql::new(dialect, name), fairness: fairness.clone() }),

@@ -30,6 +30,9 @@ const INBOX_INDEXES: &[&str] = &["processed_at"];
 
 #[cfg(feature = "postgres")]
 const LOG_INDEXES: &[&str] = &["seq"];
+/// Without it producers would fail where maintenance came too late.
+#[cfg(feature = "postgres")]
+const LOG_PARTITIONS: &[&str] = &["default"];
 
 /// What the catalog says about a table.
 struct Found {
@@ -282,14 +285,16 @@ async fn wrong_parts(
     let mut found: Vec<_> =
         columns(dialect, &ddl, &bare).filter_map(|column| wrong_column(kind, column, &there)).collect();
     let there = names(connection, dialect, table, &bare, Part::Index).await?;
-    let ordered = declared.ordered.map_or(&[][..], |_| ordered_indexes(dialect));
+    let ordered = declared.ordered.filter(|_| kind == Kind::Outbox);
+    let ordered = ordered.map_or(&[][..], |_| ordered_indexes(dialect));
     let fair = declared.lanes().map_or(&[][..], |_| FAIR_INDEXES);
     let expected = indexes(dialect, kind).iter().chain(ordered).chain(fair);
     found.extend(missing_indexes(&bare, expected, &there));
     #[cfg(feature = "postgres")]
-    if declared.partitioned.is_some() {
+    if kind == Kind::Log || declared.partitioned.is_some() {
         let there = names(connection, dialect, table, &bare, Part::Partition).await?;
-        let expected = crate::sql::PARTITIONS.iter().map(|part| format!("{}_{part}", table.table()));
+        let expected = if kind == Kind::Log { LOG_PARTITIONS } else { crate::sql::PARTITIONS };
+        let expected = expected.iter().map(|part| format!("{}_{part}", table.table()));
         found.extend(expected.filter(|part| !there.contains(part)).map(|part| missing_partition(&part)));
     }
     if kind == Kind::Outbox {

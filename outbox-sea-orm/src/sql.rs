@@ -96,6 +96,25 @@ statements! {
     PartitionedSql of "outbox" in (postgres) { missing_partitions, old_partitions, partitions }
 }
 
+#[cfg(feature = "postgres")]
+impl PartitionedSql {
+    /// The same statements for the partitions of a log: of another table, by another time, with minutes in their names.
+    pub(crate) fn of_log(log: &TableName) -> Self {
+        let part = |name: &str| quoted_partition(log, &format!("{}_{name}", log.table()));
+        let replace = |text: &str| {
+            text.replace(&part("done_all"), &quoted(Dialect::Postgres, log))
+                .replace(&part("done_rest"), &part("default"))
+                .replace(&format!("\"{}_done\"", log.table()), &format!("\"{}_p\"", log.table()))
+                .replace(
+                    "state = 3 AND done_at >= p.starts AND done_at <",
+                    "created_at >= p.starts AND created_at <",
+                )
+                .replace("YYYYMMDDHH24", "YYYYMMDDHH24MI")
+        };
+        Self::new(Dialect::Postgres, log).map(replace)
+    }
+}
+
 #[cfg(feature = "mysql")]
 statements! {
     /// The statements that only MySQL needs: the second half of a claim, the first half of an ordered or fair one, what RETURNING
@@ -110,7 +129,7 @@ statements! {
 statements! {
     /// The statements of a log and one of its groups.
     LogSql of "log" in (postgres) {
-        log_claim, log_claim_mixed, log_done, log_extend, log_group_delete, log_group_insert, log_group_names, log_group_position,
+        log_blockers, log_claim, log_claim_mixed, log_claim_ordered, log_done, log_extend, log_forget, log_group_delete, log_group_insert, log_group_names, log_group_position,
         log_group_update, log_horizon, log_leases, log_moved, log_ranges_delete, log_recover, log_settle, log_stats, log_writers,
     }
 }
@@ -200,11 +219,23 @@ fn partition(plain: &str) -> String {
     format!("{}) PARTITION BY LIST (state);\n{create}{rest}", columns.replace(key, ""))
 }
 
-/// The name of the partition of delivered messages that begins at this time, without its schema. 15 bytes are added
-/// to the table's.
+/// What is in partitions by time.
 #[cfg(feature = "postgres")]
-pub(crate) fn partition_name(table: &TableName, starts_at: DateTime<Utc>) -> String {
-    format!("{}_done{}", table.table(), starts_at.format("%Y%m%d%H"))
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parts {
+    /// The delivered messages of an outbox table.
+    Delivered,
+    /// A log.
+    Log,
+}
+
+/// The name of the partition that begins at this time, without its schema. At most 15 bytes are added to the table's.
+#[cfg(feature = "postgres")]
+pub(crate) fn partition_name(parts: Parts, table: &TableName, starts_at: DateTime<Utc>) -> String {
+    match parts {
+        Parts::Delivered => format!("{}_done{}", table.table(), starts_at.format("%Y%m%d%H")),
+        Parts::Log => format!("{}_p{}", table.table(), starts_at.format("%Y%m%d%H%M")),
+    }
 }
 
 #[cfg(feature = "postgres")]
@@ -212,23 +243,87 @@ fn quoted_partition(table: &TableName, name: &str) -> String {
     format!("\"{}\".\"{name}\"", schema(table))
 }
 
+/// The table that is partitioned by time.
 #[cfg(feature = "postgres")]
-pub(crate) fn create_partition(table: &TableName, partition: &Partition) -> String {
+fn whole(parts: Parts, table: &TableName) -> String {
+    match parts {
+        Parts::Delivered => quoted_partition(table, &format!("{}_done_all", table.table())),
+        Parts::Log => quoted(Dialect::Postgres, table),
+    }
+}
+
+/// A partition of a log is attached: that keeps out nobody who writes to another one.
+#[cfg(feature = "postgres")]
+pub(crate) fn create_partition(parts: Parts, table: &TableName, partition: &Partition) -> String {
     let bound = |at: DateTime<Utc>| at.format("%Y-%m-%d %H:%M:%S+00").to_string();
+    let (name, whole) = (quoted_partition(table, &partition.name), whole(parts, table));
+    let values =
+        format!("FOR VALUES FROM ('{}') TO ('{}')", bound(partition.starts_at), bound(partition.ends_at));
+    match parts {
+        Parts::Delivered => format!("CREATE TABLE {name} PARTITION OF {whole} {values}"),
+        Parts::Log => format!(
+            "CREATE TABLE {name} (LIKE {whole} INCLUDING ALL EXCLUDING IDENTITY EXCLUDING INDEXES); \
+             ALTER TABLE {whole} ATTACH PARTITION {name} {values}"
+        ),
+    }
+}
+
+/// Which of the missing partitions are made in one transaction.
+#[cfg(feature = "postgres")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Of delivered messages: all.
+    All,
+    /// Of a log: those of which nobody writes rows yet.
+    Ahead,
+    /// Of a log: the others.
+    Current,
+}
+
+/// Keeps out who adds to what no partition takes, and waits for nobody who reads a partition. Where producers of a log may write rows that
+/// the new partition is to take, it keeps them all out: one that has chosen the default partition already would fail.
+#[cfg(feature = "postgres")]
+pub(crate) fn lock_partitions(missing: Missing, table: &TableName) -> String {
+    let log = || (whole(Parts::Log, table), quoted_partition(table, &format!("{}_default", table.table())));
+    match missing {
+        Missing::All => {
+            format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", whole(Parts::Delivered, table))
+        }
+        Missing::Ahead => {
+            let (log, rest) = log();
+            format!(
+                "LOCK TABLE ONLY {log} IN SHARE UPDATE EXCLUSIVE MODE; LOCK TABLE {rest} IN ACCESS EXCLUSIVE MODE"
+            )
+        }
+        Missing::Current => {
+            let (log, rest) = log();
+            format!(
+                "{BRIEFLY}; LOCK TABLE ONLY {log} IN ACCESS EXCLUSIVE MODE; LOCK TABLE {rest} IN ACCESS EXCLUSIVE MODE"
+            )
+        }
+    }
+}
+
+/// While we wait for one producer, all others wait behind us.
+#[cfg(feature = "postgres")]
+const BRIEFLY: &str = "SET LOCAL lock_timeout = '500ms'";
+
+/// Keeps out who writes to a log or to one of its partitions, in the order in which a producer locks them.
+#[cfg(feature = "postgres")]
+pub(crate) fn lock_to_drop(log: &TableName, partition: &Partition) -> String {
     format!(
-        "CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ('{}') TO ('{}')",
-        quoted_partition(table, &partition.name),
-        quoted_partition(table, &format!("{}_done_all", table.table())),
-        bound(partition.starts_at),
-        bound(partition.ends_at)
+        "{BRIEFLY}; LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE",
+        quoted(Dialect::Postgres, log),
+        quoted_partition(log, &partition.name)
     )
 }
 
-/// Keeps out who adds delivered messages, and waits for nobody who reads a partition.
+/// The statement that says who needs a partition of a log.
 #[cfg(feature = "postgres")]
-pub(crate) fn lock_partitions(table: &TableName) -> String {
-    let all = quoted_partition(table, &format!("{}_done_all", table.table()));
-    format!("LOCK TABLE ONLY {all} IN ACCESS EXCLUSIVE MODE")
+pub(crate) fn partition_holders(log: &TableName, partition: &Partition) -> String {
+    let text = render(Dialect::Postgres, log, "log", include_str!("sql/postgres/log_partition_holders.sql"));
+    let text = name_parts(log, None, &text);
+    text.replace(&format!("\"{}_partition\"", log.table()), &quoted_partition(log, &partition.name))
 }
 
 #[cfg(feature = "postgres")]
@@ -281,10 +376,10 @@ pub(crate) fn create(kind: Kind, dialect: Dialect, table: &TableName, declared: 
         text = text.replace(&version, &format!("{version}, {declared}"));
     }
     #[cfg(feature = "postgres")]
-    if declared.partitioned.is_some() && dialect == Dialect::Postgres {
+    if declared.partitioned.is_some() && kind == Kind::Outbox && dialect == Dialect::Postgres {
         text = partition(&text);
     }
-    if declared.ordered.is_some() {
+    if declared.ordered.is_some() && kind == Kind::Outbox {
         text = add_order(dialect, &text);
     }
     if let Some(fairness) = declared.lanes() {
@@ -300,9 +395,10 @@ pub(crate) fn create(kind: Kind, dialect: Dialect, table: &TableName, declared: 
 
 /// The DDL that makes an outbox table that of a group of a log.
 #[cfg(feature = "postgres")]
-pub(crate) fn create_log_group(log: &TableName, group: &TableName) -> String {
-    let text = include_str!("sql/postgres/create_log_group.sql");
-    let text = name(Dialect::Postgres, group, "outbox", text);
+pub(crate) fn create_log_group(log: &TableName, group: &TableName, is_ordered: bool) -> String {
+    let order = if is_ordered { include_str!("sql/postgres/create_log_group_ordered.sql") } else { "" };
+    let text = format!("{}{order}", include_str!("sql/postgres/create_log_group.sql"));
+    let text = name(Dialect::Postgres, group, "outbox", &text);
     name_parts(log, Some(group), &name(Dialect::Postgres, log, "log", &text))
 }
 
@@ -476,7 +572,13 @@ mod tests {
             PostgresSql::NAMES,
             PartitionedSql::NAMES,
             LogSql::NAMES,
-            &["create_partitioned", "create_log", "create_log_group"],
+            &[
+                "create_partitioned",
+                "create_log",
+                "create_log_group",
+                "create_log_group_ordered",
+                "log_partition_holders",
+            ],
         ]
         .concat();
         assert_eq!(files("postgres"), set(&[&common[..], &own].concat()));
@@ -536,11 +638,26 @@ mod tests {
     }
 
     #[test]
+    fn partitions_of_a_log_are_its_own() {
+        let sql = PartitionedSql::of_log(&TableName::parse("orders.done_at").expect("name"));
+        let all = [&*sql.missing_partitions, &*sql.old_partitions, &*sql.partitions].join("\n");
+        assert_eq!(all.matches("'\"orders\".\"done_at\"'::regclass").count(), 3, "{all}");
+        assert_eq!(all.matches("FROM \"orders\".\"done_at_default\"").count(), 2, "{all}");
+        assert!(
+            all.contains("FROM '\"done_at_p\"') || to_char(p.starts AT TIME ZONE 'UTC', 'YYYYMMDDHH24MI')"),
+            "{all}"
+        );
+        assert!(!all.contains("done_at >=") && !all.contains("_done"), "{all}");
+    }
+
+    #[test]
     fn names_of_partitions_are_not_cut() {
         let table = TableName::parse(&"x".repeat(outbox_core::MAX_IDENTIFIER_BYTES)).expect("name");
         let at = DateTime::from_timestamp(1_795_269_600, 0).expect("time");
-        let name = partition_name(&table, at);
-        assert!(name.ends_with("_done2026112114") && name.len() <= 63, "{name}");
+        for (parts, end) in [(Parts::Delivered, "_done2026112114"), (Parts::Log, "_p202611211400")] {
+            let name = partition_name(parts, &table, at);
+            assert!(name.ends_with(end) && name.len() <= 63, "{name}");
+        }
         assert!(PARTITIONS.iter().all(|part| part.len() < 15));
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use outbox_core::{Claim, ClaimRequest, Claimer, Error, ErrorKind, Repository, Result};
+use outbox_core::{Claim, ClaimRequest, Claimer, Error, ErrorKind, HeldBack, OnDead, Repository, Result};
 use sea_orm::QueryResult;
 use sea_orm::sea_query::Values;
 use sea_orm::sqlx::{self, AssertSqlSafe};
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::LogGroup;
 use super::range::Place;
-use super::reader::Poll;
+use super::reader::{Poll, Reader};
 use crate::dialect::Dialect;
 use crate::error::from_sqlx;
 use crate::postgres::micros;
@@ -87,7 +87,24 @@ pub(super) async fn claim(group: &LogGroup, request: ClaimRequest) -> Result<Cla
     if let Some(claimer) = &request.claimer {
         claimer.put(kept);
     }
+    claim.ordered = group.order().is_some();
     Ok(claim)
+}
+
+/// Reads on an ordered log as far as every message is held by its key, so that what waits for whom is in the group's own table.
+pub(super) async fn read_ahead(group: &LogGroup) -> Result<()> {
+    let request = ClaimRequest::new(1, Duration::from_secs(1));
+    let kept = Loop::of(group, &request);
+    let mut claiming = Claiming { group, request: &request, kept, claim: Claim::default(), look_in: None };
+    while let Some(Unread { horizon, .. }) = claiming.unread().await? {
+        let taken = claiming.take_ordered(horizon, MAX_EXAMINED, 0).await?;
+        if taken.is_all {
+            group.reader.lock().await.examined(horizon);
+        } else if taken.n_examined == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 impl Claiming<'_> {
@@ -136,14 +153,17 @@ impl Claiming<'_> {
 
     /// Gives up expired ranges and recovers their messages; whether it found any.
     async fn recover(&mut self) -> Result<bool> {
+        let now = Instant::now();
+        // a range may have been here and its messages elsewhere by now
+        let is_due = self.kept.next_expiry.is_some_and(|expiry| expiry <= now);
         let n_expired = self.look_at_leases().await?;
-        if n_expired == 0 && !self.kept.is_recovering {
+        if n_expired == 0 && !self.kept.is_recovering && !is_due {
             return Ok(false);
         }
         for _ in 0..n_expired.min(MAX_EXPIRED) {
-            let values = Values(vec![self.group.name().into()]);
-            let hot = self.group.log.hot()?;
-            self.group.log.execute("claim", hot, &self.group.sql.log_recover, values).await?;
+            let values = Values(vec![self.group.name().into(), self.group.order().is_some().into()]);
+            let hot = self.group.log.table.hot()?;
+            self.group.log.table.execute("claim", hot, &self.group.sql.log_recover, values).await?;
         }
         let mut request = self.request.clone();
         request.claimer = None;
@@ -154,17 +174,13 @@ impl Claiming<'_> {
 
     /// How many ranges have expired.
     async fn look_at_leases(&mut self) -> Result<i64> {
-        let row = self.row(&self.group.sql.log_leases).await?;
+        let row = row(self.group, &self.group.sql.log_leases).await?;
         let now = Instant::now();
         self.kept.leases_at = Some(now);
-        self.kept.next_expiry = micros(&row, 1)?.map(|next| now + next);
+        let known = self.kept.next_expiry.filter(|expiry| *expiry > now);
+        let next = micros(&row, 1)?.map(|next| now + next);
+        self.kept.next_expiry = known.into_iter().chain(next).min();
         column(&row, 0)
-    }
-
-    async fn row(&self, sql: &str) -> Result<QueryResult> {
-        let values = Values(vec![self.group.name().into()]);
-        let rows = self.group.log.query("claim", self.group.log.hot()?, sql, values).await?;
-        rows.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))
     }
 
     /// Leases the next range of the log that holds a message for this claim; and the one behind it where the first ended
@@ -198,33 +214,37 @@ impl Claiming<'_> {
         if let Some(horizon) = reader.unread() {
             return Ok(Some(Unread { horizon, is_fresh: false }));
         }
-        let row = self.row(&self.group.sql.log_horizon).await?;
-        let position: Option<i64> = column(&row, 2)?;
-        let position = position.ok_or_else(|| self.unknown_group())?;
-        let poll =
-            Poll { last: column(&row, 0)?, holders: column(&row, 1)?, position, session: column(&row, 3)? };
-        let now = Instant::now();
-        reader.learn(poll, now);
+        let now = poll(self.group, &mut reader).await?;
         self.look_in = reader.look_in(now);
         Ok(reader.unread().map(|horizon| Unread { horizon, is_fresh: true }))
     }
 
-    fn unknown_group(&self) -> Error {
-        let detail = format!("there is no group {}: register it", self.group.name());
-        Error::new(ErrorKind::Schema, "claim").with_table(self.group.log.name()).with_detail(detail)
-    }
-
     /// By the plain statement where it can.
     async fn take(&self, horizon: i64, n_examined: i64) -> Result<Taken> {
-        let taken = self.run_claim(&self.group.sql.log_claim, horizon, n_examined).await?;
+        let (sql, limit) = (&self.group.sql, self.n_left() as i64);
+        if self.group.order().is_some() {
+            return self.take_ordered(horizon, n_examined, limit).await;
+        }
+        let taken = self.run_claim(&sql.log_claim, horizon, n_examined, limit).await?;
         if taken.is_refused {
-            return self.run_claim(&self.group.sql.log_claim_mixed, horizon, n_examined).await;
+            return self.run_claim(&sql.log_claim_mixed, horizon, n_examined, limit).await;
         }
         Ok(taken)
     }
 
+    /// It is refused while others have claimed since it began: one of them gets on each time.
+    async fn take_ordered(&self, horizon: i64, n_examined: i64, limit: i64) -> Result<Taken> {
+        loop {
+            let sql = &self.group.sql.log_claim_ordered;
+            let taken = self.run_claim(sql, horizon, n_examined, limit).await?;
+            if !taken.is_refused {
+                return Ok(taken);
+            }
+        }
+    }
+
     /// Runs a claim. Rows are decoded while the server is still working on the next ones.
-    async fn run_claim(&self, sql: &str, horizon: i64, n_examined: i64) -> Result<Taken> {
+    async fn run_claim(&self, sql: &str, horizon: i64, n_examined: i64, limit: i64) -> Result<Taken> {
         let (request, token) = (self.request, Uuid::new_v4());
         let query = sqlx::query(AssertSqlSafe(sql.to_owned()))
             .bind(self.group.name())
@@ -234,18 +254,19 @@ impl Claiming<'_> {
             .bind(request.topics.as_deref())
             .bind(request.max_bytes.map_or(i64::MAX, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)))
             .bind(horizon)
-            .bind(self.n_left() as i64);
-        let mut stream = query.fetch(self.group.log.hot()?.get_postgres_connection_pool());
+            .bind(limit);
+        let mut stream = query.fetch(self.group.log.table.hot()?.get_postgres_connection_pool());
         let mut taken = None::<Taken>;
         while let Some(row) = stream.next().await {
             let row = row.map_err(|error| from_sqlx("claim", self.group.log.name(), error))?;
-            taken.get_or_insert_default().add(&row.into(), token)?;
+            taken.get_or_insert_default().add(&row.into(), token, self.group.order().is_some())?;
         }
-        taken.ok_or_else(|| self.unknown_group())
+        taken.ok_or_else(|| unknown(self.group))
     }
 
     async fn add(&mut self, rows: Vec<ClaimedRow>) -> Result<()> {
-        let Readable { messages, burials, n_dead } = read(rows, false);
+        let blocks = self.group.order() == Some(OnDead::Block);
+        let Readable { messages, burials, n_dead } = read(rows, blocks);
         if !burials.is_empty() {
             // a lease lost meanwhile is somebody else's to bury
             let _ = self.group.settle(burials).await?;
@@ -254,6 +275,46 @@ impl Claiming<'_> {
         self.claim.n_dead += n_dead;
         Ok(())
     }
+}
+
+/// The first row of a statement whose parameter is the group.
+async fn row(group: &LogGroup, sql: &str) -> Result<QueryResult> {
+    let values = Values(vec![group.name().into()]);
+    let rows = group.log.table.query("claim", group.log.table.hot()?, sql, values).await?;
+    rows.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))
+}
+
+fn unknown(group: &LogGroup) -> Error {
+    let detail = format!("there is no group {}: register it", group.name());
+    Error::new(ErrorKind::Schema, "claim").with_table(group.log.name()).with_detail(detail)
+}
+
+/// Asks how far the log may be read.
+async fn poll(group: &LogGroup, reader: &mut Reader) -> Result<Instant> {
+    let row = row(group, &group.sql.log_horizon).await?;
+    let position = column::<Option<i64>>(&row, 2)?.ok_or_else(|| unknown(group))?;
+    let poll =
+        Poll { last: column(&row, 0)?, holders: column(&row, 1)?, position, session: column(&row, 3)? };
+    let now = Instant::now();
+    reader.learn(poll, now);
+    Ok(now)
+}
+
+/// What keeps the group from reading on.
+pub(super) async fn held_back(group: &LogGroup) -> Result<Option<HeldBack>> {
+    let mut reader = group.reader.lock().await;
+    poll(group, &mut reader).await?;
+    let n_numbers = reader.n_held();
+    drop(reader);
+    if n_numbers == 0 {
+        return Ok(None);
+    }
+    let sql = &group.sql.log_blockers;
+    let rows = group.log.table.query("stats", &group.log.table.db, sql, Values(Vec::new())).await?;
+    // it may have ended meanwhile
+    let Some(row) = rows.first() else { return Ok(None) };
+    let open_for = micros(row, 1)?.unwrap_or_default();
+    Ok(Some(HeldBack { n_numbers, by: column(row, 0)?, open_for }))
 }
 
 /// Up to where the log may be read.
@@ -271,22 +332,26 @@ struct Taken {
     is_refused: bool,
     /// It examined everything up to the horizon.
     is_all: bool,
+    /// On an ordered log: how many rows are behind the position now.
+    n_examined: i64,
 }
 
 impl Taken {
-    /// As a claim of a queue, then whether it took, and whether it examined everything. A row without a message says the
-    /// last two only.
-    fn add(&mut self, row: &QueryResult, token: uuid::Uuid) -> Result<()> {
+    /// As a claim of a queue, then whether it took, and whether it examined everything; on an ordered log the place in the range, and
+    /// how much it examined. A row without a message has no number and no place.
+    fn add(&mut self, row: &QueryResult, token: Uuid, is_ordered: bool) -> Result<()> {
         if self.rows.is_empty() {
             self.is_refused = !column::<bool>(row, 10)?;
             self.is_all = column(row, 11)?;
+            self.n_examined = if is_ordered { column(row, 13)? } else { 0 };
         }
         if column::<Option<i64>>(row, 0)?.is_none() {
             return Ok(());
         }
         let mut claimed = ClaimedRow::decode(Dialect::Postgres, row, token)?;
+        let place = if is_ordered { column::<i64>(row, 12)? as usize } else { self.rows.len() };
         if let Some(lease) = claimed.lease_mut() {
-            Place::enter(self.rows.len(), lease);
+            Place::enter(place, lease);
         }
         self.rows.push(claimed);
         Ok(())

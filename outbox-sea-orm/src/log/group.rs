@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Context, Draft, Lease, MessageId, Repository, Result, Settled, Settlement,
+    Claim, ClaimRequest, Context, Draft, Lease, MessageId, OnDead, Repository, Result, Settled, Settlement,
     TableName, Transactions, Wakeup,
 };
 use tokio::sync::Mutex;
@@ -25,10 +25,10 @@ use crate::wakeup::TableListener;
 /// * A message that became claimable again may come before others that were enqueued earlier.
 /// * Several dispatchers that serve different topics of one group make messages of the group's own table of all that a
 ///   claim finds and does not serve: give each of them a group.
-/// * There is no order per key.
+/// * There is no order per key, unless the log is [declared](OutboxLog::ordered) so.
 #[derive(Clone)]
 pub struct LogGroup {
-    pub(super) log: OutboxTable,
+    pub(super) log: OutboxLog,
     /// What did not simply succeed.
     pub(super) own: OutboxTable,
     pub(super) name: Arc<str>,
@@ -38,11 +38,11 @@ pub struct LogGroup {
 
 impl LogGroup {
     pub(super) fn new(log: &OutboxLog, name: &str) -> Result<Self> {
-        let own = OutboxTable::new(&log.table.db, log.group_table(name)?);
+        let own = OutboxTable::new(&log.table.db, log.group_table(name)?).declared(log.own_declaration());
         Ok(Self {
             sql: Arc::new(LogSql::of(log.name(), own.name())),
             own: own.sharing(&log.table),
-            log: log.table.clone(),
+            log: log.clone(),
             name: name.into(),
             reader: Arc::default(),
         })
@@ -51,6 +51,11 @@ impl LogGroup {
     /// The name of the group.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What a dead letter means to its key, where the log is ordered.
+    pub(super) fn order(&self) -> Option<OnDead> {
+        self.log.declared.ordered
     }
 
     /// The table of what did not simply succeed: an outbox table.
@@ -70,7 +75,7 @@ impl fmt::Debug for LogGroup {
 
 impl Repository for LogGroup {
     async fn enqueue(&self, cx: &Context, drafts: Vec<Draft>) -> Result<Vec<MessageId>> {
-        self.log.enqueue(cx, super::without_keys(drafts)?).await
+        self.log.enqueue(cx, drafts).await
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
@@ -89,15 +94,15 @@ impl Repository for LogGroup {
 
 impl Transactions for LogGroup {
     async fn begin(&self) -> Result<Context> {
-        self.log.begin().await
+        self.log.table.begin().await
     }
 
     async fn commit(&self, cx: Context) -> Result<()> {
-        self.log.commit(cx).await
+        self.log.table.commit(cx).await
     }
 
     async fn rollback(&self, cx: Context) -> Result<()> {
-        self.log.rollback(cx).await
+        self.log.table.rollback(cx).await
     }
 }
 
@@ -106,9 +111,9 @@ impl Wakeup for LogGroup {
 
     /// One connection for the log and the group's own table; see [`OutboxTable`].
     async fn listen(&self) -> Result<Option<TableListener>> {
-        if !self.log.can_listen() {
+        if !self.log.table.can_listen() {
             return Ok(None);
         }
-        TableListener::connect(self.log.clone(), self.sql.log_writers.clone()).await.map(Some)
+        TableListener::connect(self.log.table.clone(), self.sql.log_writers.clone()).await.map(Some)
     }
 }

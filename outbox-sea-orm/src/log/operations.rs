@@ -2,23 +2,24 @@ use std::time::Duration;
 
 use outbox_core::{
     BlockedPage, BlockedQuery, DeadLetterFilter, DeadLetterPage, DeadLetterQuery, FailedAttempt, Finding,
-    MAX_COUNTED, MessageId, Moved, Operations, Prune, Result, Stats, Unblocked,
+    HeldBack, MAX_COUNTED, MessageId, Moved, Operations, Prune, Result, Severity, Stats, Symptom, Unblocked,
 };
 use sea_orm::sea_query::Values;
 
-use super::{LogGroup, OutboxLog};
+use super::LogGroup;
 
 impl Operations for LogGroup {
-    /// What is in the group's own table, and in the log behind what the group has read.
+    /// What is in the group's own table, and in the log behind what the group has read; and who keeps it from reading on.
     async fn stats(&self) -> Result<Stats> {
         let mut stats = self.own.stats().await?;
         let values = Values(vec![self.name().into(), (MAX_COUNTED as i64 + 1).into()]);
-        let of_log = Stats::new(self.log.counts(&self.sql.log_stats, values).await?.topics());
+        let of_log = Stats::new(self.log.table.counts(&self.sql.log_stats, values).await?.topics());
         stats.is_estimate |= of_log.total().n_pending > MAX_COUNTED as u64;
         for (topic, of_log) in of_log.topics {
             let sum = stats.topics.entry(topic).or_default();
             *sum = std::mem::take(sum).plus(&of_log);
         }
+        stats.held_back = super::claim::held_back(self).await?;
         Ok(stats)
     }
 
@@ -42,7 +43,12 @@ impl Operations for LogGroup {
         self.own.discard_matching(filter, limit).await
     }
 
+    /// Reads on in the log while all that is there waits for its key. What stands behind a message that can be claimed is not
+    /// counted until that is.
     async fn blocked_keys(&self, query: BlockedQuery) -> Result<BlockedPage> {
+        if self.order().is_some() {
+            super::claim::read_ahead(self).await?;
+        }
         self.own.blocked_keys(query).await
     }
 
@@ -63,18 +69,34 @@ impl Operations for LogGroup {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.log.ping().await
+        self.log.table.ping().await
     }
 
     async fn check(&self) -> Result<()> {
-        OutboxLog { table: self.log.clone() }.check().await?;
+        self.log.check().await?;
         self.own.check().await
     }
 
-    /// Of the group's own table, and which transactions hold the log back. It needs a connection for the listener.
+    /// Of the group's own table, and of the log which transaction holds it back and whether partitions are made. It needs a
+    /// connection for the listener.
     async fn doctor(&self, patience: Duration) -> Result<Vec<Finding>> {
         let mut found = self.own.doctor(patience).await?;
-        found.extend(crate::doctor::hold_back(&self.log, patience).await?);
+        let held_back = super::claim::held_back(self).await?;
+        found.extend(held_back.filter(|held| held.open_for >= patience).map(open_transaction));
+        found.extend(crate::partitions::findings(&self.log.table, self.log.partitions().as_ref()).await?);
         Ok(found)
     }
+}
+
+fn open_transaction(HeldBack { n_numbers, by, open_for }: HeldBack) -> Finding {
+    let open_for = Duration::from_secs(open_for.as_secs());
+    Finding::new(
+        Severity::Warning,
+        Symptom::OpenTransaction,
+        format!(
+            "{by} has enqueued and kept its transaction open for {open_for:?}: up to {n_numbers} messages are not read before it ends"
+        ),
+        "end it (pg_terminate_backend, ROLLBACK PREPARED), and set idle_in_transaction_session_timeout for what leaves \
+         transactions open",
+    )
 }

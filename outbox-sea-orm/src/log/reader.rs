@@ -67,6 +67,12 @@ impl Reader {
         self.read_to = 0;
     }
 
+    /// How many numbers were handed out that may not be read yet, as of the last poll.
+    pub(super) fn n_held(&self) -> u64 {
+        let n = self.horizon.last - self.horizon.at.max(self.read_to);
+        u64::try_from(n).unwrap_or_default()
+    }
+
     /// Everything up to `horizon` was examined.
     pub(super) fn examined(&mut self, horizon: i64) {
         self.read_to = self.read_to.max(horizon.min(self.horizon.at));
@@ -128,8 +134,9 @@ mod tests {
         reader.learn(poll(10, &[], "a"), now);
         reader.learn(poll(11, &["1/1"], "a"), now);
         assert_eq!(reader.look_in(now), Some(SOON));
+        assert_eq!(reader.n_held(), 1);
         assert_eq!(reader.look_in(now + Duration::from_secs(60)), Some(LATE));
         reader.learn(poll(11, &[], "a"), now);
-        assert_eq!(reader.look_in(now), None);
+        assert_eq!((reader.look_in(now), reader.n_held()), (None, 0));
     }
 }

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use outbox_core::{Declaration, Error, ErrorKind, MAX_DELAY, Result};
+use outbox_core::{Error, ErrorKind, MAX_DELAY, Result};
 use sea_orm::sea_query::{ArrayType, Values};
 use sea_orm::{ConnectionTrait, QueryResult, Value};
 
@@ -92,8 +92,8 @@ impl OutboxLog {
         if self.update_topics(&subscription).await? {
             return Ok(group);
         }
-        let plain = Declaration::new();
-        crate::schema::migrate(&self.table.db, Dialect::Postgres, Kind::Outbox, group.table(), &plain)
+        let declared = self.own_declaration();
+        crate::schema::migrate(&self.table.db, Dialect::Postgres, Kind::Outbox, group.table(), &declared)
             .await?;
         let position = self.position(&group, subscription.start).await?;
         self.insert(&group, &subscription, position).await?;
@@ -140,7 +140,7 @@ impl OutboxLog {
     }
 
     async fn insert(&self, group: &LogGroup, subscription: &Subscription, position: i64) -> Result<()> {
-        let ddl = crate::sql::create_log_group(self.name(), group.table());
+        let ddl = crate::sql::create_log_group(self.name(), group.table(), group.order().is_some());
         transactor(&self.table.db)
             .run(async |cx| {
                 let connection = cx.connection()?;

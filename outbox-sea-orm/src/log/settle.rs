@@ -97,7 +97,7 @@ struct Held(HashMap<Uuid, (usize, Option<String>, bool)>);
 
 impl Held {
     async fn ask(group: &LogGroup, operation: &'static str, sql: &str, values: Vec<Value>) -> Result<Self> {
-        let rows = group.log.query(operation, group.log.hot()?, sql, Values(values)).await?;
+        let rows = group.log.table.query(operation, group.log.table.hot()?, sql, Values(values)).await?;
         let range = |row: &sea_orm::QueryResult| {
             let n = usize::try_from(column::<i32>(row, 1)?).unwrap_or_default();
             Ok((column(row, 0)?, (n, column(row, 2)?, column(row, 3).unwrap_or(true))))
@@ -140,6 +140,7 @@ async fn settle_chunk(group: &LogGroup, items: &[Item]) -> Result<Vec<Lease>> {
         &group.sql.log_done
     } else {
         values.extend(kept_values(&kept));
+        values.push(group.order().is_some().into());
         &group.sql.log_settle
     };
     let held = Held::ask(group, "settle", sql, values).await?;
@@ -182,7 +183,7 @@ async fn moved(group: &LogGroup, lost: &HashSet<Lease>) -> Result<HashMap<Lease,
     }
     let (ids, tokens): (Vec<Uuid>, Vec<Uuid>) = by_range.keys().copied().unzip();
     let values = Values(vec![ids.into(), tokens.into()]);
-    let rows = group.log.query("settle", group.log.hot()?, &group.sql.log_moved, values).await?;
+    let rows = group.log.table.query("settle", group.log.table.hot()?, &group.sql.log_moved, values).await?;
     let mut moved = HashMap::new();
     for row in rows {
         let (id, token, locator) = (column(&row, 0)?, column(&row, 1)?, column(&row, 2)?);

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-use outbox_core::{ClaimRequest, Claimer, Outcome, Repository, Settlement, TableName};
+use outbox_core::{
+    ClaimRequest, Claimer, Maintenance, Outcome, PartitionInterval, Repository, Settlement, TableName,
+};
 use outbox_sea_orm::{LogGroup, OutboxLog, Start, Subscription};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, QueryResult, Statement,
@@ -456,6 +458,87 @@ fn group_delivers_everything_once() {
         for one in loops {
             delivered.extend(one.await.expect("delivered"));
         }
+        assert_eq!(delivered.len(), committed.len());
+        assert_eq!(BTreeSet::from_iter(delivered), BTreeSet::from_iter(committed));
+        world.remove().await;
+    });
+}
+
+/// A clock that began to run long ago and runs fast: a minute in half a second.
+const FAST_CLOCK: &str = "'2001-01-01Z'::timestamptz + (clock_timestamp() - 'START'::timestamptz) * 120";
+
+/// Makes partitions of every other minute of a fast clock, with what is in the default partition, and lets maintenance drop those that
+/// are read, and remove the rest.
+async fn garden(
+    log: OutboxLog,
+    db: DatabaseConnection,
+    clock: String,
+    ended: Arc<AtomicBool>,
+) -> (usize, u64) {
+    let (mut n_dropped, mut n_removed) = (0, 0);
+    let schema = log.name().schema().expect("a schema").to_owned();
+    while !ended.load(SeqCst) {
+        for n_ahead in [1, 0] {
+            // a partition that is there, or a producer that is open for too long
+            let _ = db
+                .execute_unprepared(&format!(
+                    "SET lock_timeout = '500ms'; LOCK TABLE ONLY {schema}.log IN ACCESS EXCLUSIVE MODE;
+                     LOCK TABLE {schema}.log_default IN ACCESS EXCLUSIVE MODE;
+                     DO $$DECLARE begins timestamptz := date_trunc('minute', {clock}, 'UTC') + interval '{n_ahead} minutes';
+                     name text := '{schema}.log_p' || to_char(begins AT TIME ZONE 'UTC', 'YYYYMMDDHH24MI');
+                     BEGIN
+                       IF extract(minute FROM begins)::integer % 2 = 0 THEN RETURN; END IF;
+                       EXECUTE format('CREATE TABLE %s (LIKE {schema}.log INCLUDING ALL EXCLUDING IDENTITY EXCLUDING INDEXES)', name);
+                       EXECUTE format('WITH moved AS (DELETE FROM {schema}.log_default WHERE created_at >= %L AND created_at < %L RETURNING *)
+                                       INSERT INTO %s SELECT * FROM moved', begins, begins + interval '1 minute', name);
+                       EXECUTE format('ALTER TABLE {schema}.log ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)',
+                                      name, begins, begins + interval '1 minute');
+                     END$$"
+                ))
+                .await;
+        }
+        match log.maintain(Maintenance::new().drop_after(Duration::ZERO)).await {
+            Ok(maintained) => {
+                n_dropped += maintained.dropped.len();
+                n_removed += maintained.n_removed;
+            }
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+    }
+    (n_dropped, n_removed)
+}
+
+#[test]
+fn partitions_come_and_go_under_load() {
+    on_two_threads(async {
+        let Some(world) = World::create(1, false).await else { return };
+        let log = OutboxLog::new(&world.db, name(&world.schema)).partitioned(PartitionInterval::Minute);
+        let start = column::<String>(&world.db, "SELECT clock_timestamp()::text".into()).await;
+        let clock = FAST_CLOCK.replace("START", &start[0]);
+        let scattered = format!(
+            "ALTER TABLE {0}.log ALTER COLUMN created_at SET DEFAULT {clock}; \
+             COMMENT ON TABLE {0}.log IS 'log schema version 1, partitioned by the minute'",
+            world.schema
+        );
+        execute(&world.db, &scattered).await;
+        let world = Arc::new(world);
+        let group =
+            log.register(Subscription::new("g").with_start(Start::Beginning)).await.expect("register");
+        let ended = Arc::new(AtomicBool::new(false));
+        let gardening =
+            tokio::spawn(garden(log.clone(), connect(&world.url, 1).await, clock, Arc::clone(&ended)));
+        let stranger = tokio::spawn(deliver(log.group("g").expect("name"), Arc::clone(&ended)));
+        let delivering = tokio::spawn(deliver(group, Arc::clone(&ended)));
+        let mut producers = JoinSet::new();
+        for _ in 0..N_PRODUCERS {
+            producers.spawn(produce(Arc::clone(&world), Random(Uuid::new_v4().as_u128() as u64 | 1)));
+        }
+        let committed: Vec<Uuid> = producers.join_all().await.concat();
+        ended.store(true, SeqCst);
+        let (n_dropped, n_removed) = gardening.await.expect("gardening");
+        let delivered = [stranger.await.expect("delivered"), delivering.await.expect("delivered")].concat();
+        eprintln!("{} committed, {n_dropped} partitions dropped, {n_removed} rows removed", committed.len());
+        assert!(n_dropped > 0 && n_removed > 0, "{n_dropped} partitions, {n_removed} rows");
         assert_eq!(delivered.len(), committed.len());
         assert_eq!(BTreeSet::from_iter(delivered), BTreeSet::from_iter(committed));
         world.remove().await;

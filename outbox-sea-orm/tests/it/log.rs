@@ -1,10 +1,17 @@
 //! The log: the suite on one group, and what only groups have.
 
+mod order;
+mod parts;
+mod rights;
+
 use std::time::Duration;
 
-use outbox_core::{ClaimRequest, Draft, MessageId, Operations, Outcome, Repository, Settlement, TableName};
+use outbox_core::{
+    ClaimRequest, Declaration, Draft, MessageId, OnDead, Operations, Outcome, PartitionInterval, Repository,
+    Settlement, Symptom, TableName,
+};
 use outbox_sea_orm::{LogGroup, OutboxLog, Start, Subscription};
-use outbox_testkit::{Capabilities, Corruption, Harness, OperationsHarness, Skip};
+use outbox_testkit::{Capabilities, Corruption, DeclaredHarness, Harness, OperationsHarness, Skip};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement, TransactionTrait,
 };
@@ -19,6 +26,19 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    async fn with(declared: Declaration) -> Result<Self, Skip> {
+        let server = outbox_testkit::server::postgres().await?;
+        let mut options = ConnectOptions::new(server.url());
+        options.max_connections(12).sqlx_logging(false);
+        let db = Database::connect(options).await.expect("connect");
+        let schema = format!("t_{}", Uuid::new_v4().simple());
+        let log =
+            OutboxLog::new(&db, TableName::parse(&format!("{schema}.log")).expect("name")).declared(declared);
+        log.migrate().await.expect("migrate");
+        let group = log.register(Subscription::new("billing")).await.expect("register");
+        Ok(Self { db, log, group, schema })
+    }
+
     async fn execute(&self, sql: &str) {
         self.db.execute_unprepared(sql).await.expect("execute");
     }
@@ -38,15 +58,7 @@ impl Harness for Log {
     type Repository = LogGroup;
 
     async fn start() -> Result<Self, Skip> {
-        let server = outbox_testkit::server::postgres().await?;
-        let mut options = ConnectOptions::new(server.url());
-        options.max_connections(12).sqlx_logging(false);
-        let db = Database::connect(options).await.expect("connect");
-        let schema = format!("t_{}", Uuid::new_v4().simple());
-        let log = OutboxLog::new(&db, TableName::parse(&format!("{schema}.log")).expect("name"));
-        log.migrate().await.expect("migrate");
-        let group = log.register(Subscription::new("billing")).await.expect("register");
-        Ok(Self { db, log, group, schema })
+        Self::with(Declaration::new()).await
     }
 
     fn repository(&self) -> &LogGroup {
@@ -97,10 +109,63 @@ impl OperationsHarness for Log {
     }
 }
 
+impl DeclaredHarness for Log {
+    async fn declared(&self, declared: Declaration) -> Self {
+        Self::with(declared).await.expect("the server is there")
+    }
+}
+
+/// The same over an ordered log that has partitions.
+pub(crate) struct OrderedLog(Log);
+
+impl Harness for OrderedLog {
+    const NAME: &'static str = Log::NAME;
+    type Repository = LogGroup;
+
+    async fn start() -> Result<Self, Skip> {
+        let declared = Declaration::new().ordered(OnDead::Continue).partitioned(PartitionInterval::Hour);
+        Ok(Self(Log::with(declared).await?))
+    }
+
+    fn repository(&self) -> &LogGroup {
+        self.0.repository()
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.0.advance(by).await;
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn corrupt(&self, id: MessageId, corruption: Corruption) -> bool {
+        self.0.corrupt(id, corruption).await
+    }
+
+    async fn finish(self) {
+        self.0.finish().await;
+    }
+}
+
+impl OperationsHarness for OrderedLog {
+    type Operations = LogGroup;
+
+    fn operations(&self) -> &LogGroup {
+        self.0.operations()
+    }
+}
+
 mod suite {
     use super::Log;
 
-    outbox_testkit::conformance!(Log: repository, operations);
+    outbox_testkit::conformance!(Log: repository, operations, ordered);
+}
+
+mod ordered_suite {
+    use super::OrderedLog;
+
+    outbox_testkit::conformance!(OrderedLog: repository, operations);
 }
 
 /// What only groups have.
@@ -311,6 +376,35 @@ mod groups {
             assert!(held.next_due_in.expect("a timer") < Duration::from_secs(1), "nobody tells of a rollback");
             txn.rollback().await.expect("rollback");
             assert_eq!(drain(&log.group).await, ids);
+        }
+
+        async fn who_holds_a_reader_back_is_named(log: &Log) {
+            let (held_back, found) = (
+                async || log.group.stats().await.expect("stats").held_back,
+                async |patience| {
+                    let found = log.group.doctor(patience).await.expect("doctor");
+                    found.into_iter().filter(|finding| finding.symptom == Symptom::OpenTransaction).collect::<Vec<_>>()
+                },
+            );
+            enqueue(log, vec![on("a"), on("a")]).await;
+            assert_eq!(drain(&log.group).await.len(), 2);
+            assert_eq!((held_back().await, found(Duration::ZERO).await), (None, vec![]));
+            let txn = log.db.begin().await.expect("begin");
+            log.log.enqueue_in(&txn, [on("a")]).await.expect("enqueue");
+            enqueue(log, vec![on("b"), on("b")]).await;
+            assert!(drain(&log.group).await.is_empty());
+            let blocker = held_back().await.expect("the transaction");
+            let sql = "SELECT 'session ' || pg_backend_pid() || ' of ' || current_user";
+            let row = txn.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.expect("query");
+            let name: String = row.expect("a row").try_get_by_index(0).expect("a name");
+            assert_eq!(blocker.n_numbers, 3);
+            assert!(blocker.by.starts_with(&name) && blocker.by.ends_with("idle in transaction"), "{blocker:?}");
+            let finding = &found(Duration::ZERO).await[0];
+            assert!(finding.what.starts_with(&name) && finding.what.contains("up to 3 messages"), "{finding:?}");
+            assert_eq!(found(LEASE).await, [], "not for so long");
+            txn.commit().await.expect("commit");
+            assert_eq!(held_back().await, None);
+            assert_eq!(drain(&log.group).await.len(), 3);
         }
 
         async fn insert_straight_into_a_partition_is_waited_for(log: &Log) {

@@ -19,7 +19,7 @@ use sea_orm::{ConnectOptions, Database, DatabaseConnection};
 
 use crate::harness::Postgres;
 
-const GRANTS: &str = include_str!("../../../grants.sql");
+pub(crate) const GRANTS: &str = include_str!("../../../grants.sql");
 
 /// A schema of its own with the roles of `grants.sql`, and a pool for each role.
 pub(crate) struct Roles<const PARTITIONED: bool = false> {
@@ -80,13 +80,13 @@ fn grants(schema: &str, producers: Producers) -> String {
 }
 
 /// Puts the schema's name in the place of `outbox` in the names of the roles, which belong to the whole server.
-fn rename_roles(sql: &str, schema: &str) -> String {
+pub(crate) fn rename_roles(sql: &str, schema: &str) -> String {
     ["producer", "dispatcher", "consumer", "admin"]
         .into_iter()
         .fold(sql.to_owned(), |sql, role| sql.replace(&format!("outbox_{role}"), &format!("{schema}_{role}")))
 }
 
-async fn connect(role: &str) -> DatabaseConnection {
+pub(crate) async fn connect(role: &str) -> DatabaseConnection {
     let server = outbox_testkit::server::postgres().await.expect("it is there");
     let mut options = ConnectOptions::new(server.url());
     let role = role.to_owned();

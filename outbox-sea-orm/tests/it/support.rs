@@ -487,7 +487,7 @@ async fn values<T: TryGetable>(db: &impl ConnectionTrait, sql: &str) -> Vec<T> {
     rows.iter().map(|row| row.try_get_by_index(0).expect("column")).collect()
 }
 
-pub(crate) async fn settle_all(outbox: &OutboxTable, claim: &Claim, outcome: Outcome) {
+pub(crate) async fn settle_all(outbox: &impl Repository, claim: &Claim, outcome: Outcome) {
     let settlement = |claimed: &outbox_core::Claimed| Settlement::new(claimed.lease, outcome.clone());
     let settled = outbox.settle(claim.messages.iter().map(settlement).collect()).await.expect("settle");
     assert!(settled.iter().all(|settled| *settled == outbox_core::Settled::Applied), "{settled:?}");
