@@ -59,9 +59,9 @@ impl Front {
         let longest = longest_run(rows) as i64;
         let n_rows = rows.len() as i64;
         self.reached = highest;
-        // half a batch for keys that are left out; more where others have taken some
+        // a batch for what another loop has taken meanwhile and for keys that are left out; more where that was too little
         let ahead = if n_rows >= limit { 0 } else { self.ahead * 2 };
-        self.ahead = ahead.clamp(limit + limit / 2, MAX_BATCHES * limit);
+        self.ahead = ahead.clamp(2 * limit, MAX_BATCHES * limit);
         self.n_fronts += 1;
         if n_rows * 2 >= limit {
             self.penalty = 0;
