@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use outbox_core::{
     BlockedKey, BlockedQuery, Blocker, Claim, ClaimRequest, Claimed, Claimer, DeadLetterFilter, Declaration,
-    Draft, ErrorKind, Fairness, MAX_BEHIND, MessageId, Moved, OnDead, Operations, Outcome, Prune, Repository,
-    Settled, Settlement, Unblocked,
+    Draft, ErrorKind, Fairness, Listener, MAX_BEHIND, MessageId, Moved, OnDead, Operations, Outcome, Prune,
+    Repository, Settled, Settlement, Unblocked,
 };
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -550,6 +550,8 @@ pub async fn unblocked_key_gives_a_hint<H: DeclaredHarness>(h: &H) {
         let mut listener = h.asleep().await;
         unblock(h.operations(), action, head).await;
         hinted(&mut listener).await;
+        // the next one must not rely on one that is about to vanish
+        listener.stand_down().await.expect("stand down");
         h.drain().await;
     }
 }
