@@ -35,10 +35,10 @@ const MAX_BATCHES: i64 = 16;
 pub(super) struct Front {
     /// Nothing at or below it is ready or claimed, unless it was parked or dead before.
     floor: i64,
-    /// The highest number that the last claim took.
-    reached: i64,
-    /// How far above it the next one reads.
-    ahead: i64,
+    /// The highest number that the last claim took, and how many batches above it the next one reads; the first one reads all
+    /// it may.
+    reached: Option<i64>,
+    n_ahead: i64,
     /// How many walks come before the next claim by number.
     n_walks: u32,
     /// How many walks follow when the next claim by number fails.
@@ -58,10 +58,10 @@ impl Front {
         let highest = rows.last().map_or(below.lowest, ClaimedRow::locator);
         let longest = longest_run(rows) as i64;
         let n_rows = rows.len() as i64;
-        self.reached = highest;
-        // a batch for what another loop has taken meanwhile and for keys that are left out; more where that was too little
-        let ahead = if n_rows >= limit { 0 } else { self.ahead * 2 };
-        self.ahead = ahead.clamp(2 * limit, MAX_BATCHES * limit);
+        self.reached = Some(highest);
+        // one for what another loop has taken meanwhile and for keys that are left out; more where that was too little
+        let n_ahead = if n_rows >= limit { 0 } else { self.n_ahead * 2 };
+        self.n_ahead = n_ahead.clamp(2, MAX_BATCHES);
         self.n_fronts += 1;
         if n_rows * 2 >= limit {
             self.penalty = 0;
@@ -92,8 +92,8 @@ impl Front {
     }
 
     /// The number up to which the next claim reads, at least.
-    fn end(&self) -> i64 {
-        self.reached.saturating_add(self.ahead)
+    fn end(&self, limit: i64) -> i64 {
+        self.reached.map_or(i64::MAX, |reached| reached.saturating_add(self.n_ahead * limit))
     }
 }
 
@@ -168,7 +168,7 @@ impl Claiming<'_> {
             return Ok(false);
         }
         let (limit, token, front) = (self.request.limit as i64, Uuid::new_v4(), &self.marks.front);
-        let rest = Rest::Front { floor: front.floor, blocks: ordered.blocks, end: front.end() };
+        let rest = Rest::Front { floor: front.floor, blocks: ordered.blocks, end: front.end(limit) };
         let decode = |row: &QueryResult| {
             Ok((ClaimedRow::decode(self.inner.dialect, row, token)?, Below::decode(row)?))
         };
