@@ -2,6 +2,9 @@
 //!
 //! `cargo run --release -p outbox-benchmarks -- help` lists what there is.
 
+// The layout of a scenario's future, a storage in a wrapper in rounds of two sides, is computed deeper than by default.
+#![recursion_limit = "256"]
+
 mod args;
 mod bare;
 mod business;
