@@ -34,7 +34,7 @@ impl<const N_KEYS: u64> Variation for Ordered<N_KEYS> {
 
 /// The drain rate over 10,000 keys against that of a table without order.
 pub(crate) async fn many_keys(site: &Site, options: &Options) -> Result<Line> {
-    let n_messages = options.n_messages(200_000);
+    let n_messages = options.n_messages(500_000);
     let mut profile = Profile::default();
     let (plain, ordered) = interleave(
         site,

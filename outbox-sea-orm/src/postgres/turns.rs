@@ -2,7 +2,6 @@
 //! which goes on where the last one ended and finds what the others leave out.
 
 use std::collections::HashMap;
-use std::mem::take;
 use std::time::{Duration, Instant};
 
 use outbox_core::Result;
@@ -17,12 +16,14 @@ use crate::turns::{keyless_share, reached_key};
 /// How long after a walk that found expired leases and could recover none: what is before them is not done yet.
 const BLOCKED_PAUSE: Duration = Duration::from_secs(1);
 
-/// Where keys have waited or have a dead letter, one claim in so many is a walk, however well the others do. Elsewhere only
-/// messages without a key can have come back below the floor, and a walk finds them first.
-const MOST_FRONTS: u32 = 15;
+/// A walk comes after this time, however well claims by number do,
 const WALK_INTERVAL: Duration = Duration::from_secs(1);
-/// Such a walk visits this part of the keys that another one does: each dead row of a key costs it a probe.
-const NARROW_PART: i64 = 4;
+/// and where keys have waited or have a dead letter, after so many of those.
+const MOST_FRONTS: u32 = 15;
+/// The part of the keys that it then visits: each row of a key that was delivered costs it a probe.
+const HELD_PART: i64 = 4;
+/// The same elsewhere: only messages without a key can have come back below the floor, and any walk finds them first.
+const KEYLESS_PART: i64 = 64;
 /// So many walks follow at the most on a claim by number that found less than half a batch.
 const MOST_WALKS: u32 = 16;
 /// A key that took more than this part of a batch makes the next claim a walk: a long backlog keeps nobody waiting.
@@ -46,8 +47,8 @@ pub(super) struct Front {
     /// How many claims by number there were since the last walk.
     n_fronts: u32,
     walked_at: Option<Instant>,
-    /// The next walk comes only because there was none for long.
-    is_narrow: bool,
+    /// Which part of the keys the next walk visits that comes only because there was none for long.
+    part: Option<i64>,
     looked_at: Option<Instant>,
 }
 
@@ -70,14 +71,16 @@ impl Front {
         }
         if longest * FAIR_PART > limit {
             self.n_walks = self.n_walks.max(1);
-        } else if self.n_walks == 0 && self.is_walk_due(below.has_held) {
-            (self.n_walks, self.is_narrow) = (1, true);
+        } else if self.n_walks == 0 {
+            self.part = self.due_part(below.has_held);
+            self.n_walks = u32::from(self.part.is_some());
         }
     }
 
-    fn is_walk_due(&self, has_held: bool) -> bool {
-        has_held && self.n_fronts >= MOST_FRONTS
-            || self.walked_at.is_none_or(|at| at.elapsed() >= WALK_INTERVAL)
+    fn due_part(&self, has_held: bool) -> Option<i64> {
+        let is_late = self.walked_at.is_none_or(|at| at.elapsed() >= WALK_INTERVAL);
+        let is_due = is_late || has_held && self.n_fronts >= MOST_FRONTS;
+        is_due.then_some(if has_held { HELD_PART } else { KEYLESS_PART })
     }
 
     fn walked(&mut self) {
@@ -205,7 +208,7 @@ impl Claiming<'_> {
 
     async fn turn(&mut self, ordered: &Ordered) -> Result<()> {
         let (token, limit) = (Uuid::new_v4(), self.request.limit as i64);
-        let n_keys = if take(&mut self.marks.front.is_narrow) { (limit / NARROW_PART).max(1) } else { limit };
+        let n_keys = (limit / self.marks.front.part.take().unwrap_or(1)).max(1);
         let turn = Rest::Turn {
             key: &self.marks.key,
             blocks: ordered.blocks,
