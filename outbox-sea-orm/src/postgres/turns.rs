@@ -28,18 +28,13 @@ const KEYLESS_PART: i64 = 64;
 const MOST_WALKS: u32 = 16;
 /// A key that took more than this part of a batch makes the next claim a walk: a long backlog keeps nobody waiting.
 const FAIR_PART: i64 = 8;
-/// A claim by number reads so many rows at the most, in batches, as `claim_front.sql` says.
-const MAX_BATCHES: i64 = 16;
-
 /// What a loop remembers of its claims in the order of the numbers.
 #[derive(Debug, Default)]
 pub(super) struct Front {
     /// Nothing at or below it is ready or claimed, unless it was parked or dead before.
     floor: i64,
-    /// The highest number that the last claim took, and how many batches above it the next one reads; the first one reads all
-    /// it may.
+    /// The highest number that the last claim took if it was full. The next one reads little more then, and all it may otherwise.
     reached: Option<i64>,
-    n_ahead: i64,
     /// How many walks come before the next claim by number.
     n_walks: u32,
     /// How many walks follow when the next claim by number fails.
@@ -59,14 +54,12 @@ impl Front {
         let highest = rows.last().map_or(below.lowest, ClaimedRow::locator);
         let longest = longest_run(rows) as i64;
         let n_rows = rows.len() as i64;
-        self.reached = Some(highest);
-        // one for what another loop has taken meanwhile and for keys that are left out; more where that was too little
-        let n_ahead = if n_rows >= limit { 0 } else { self.n_ahead * 2 };
-        self.n_ahead = n_ahead.clamp(2, MAX_BATCHES);
+        let was_bounded = self.reached.is_some();
+        self.reached = (n_rows >= limit).then_some(highest);
         self.n_fronts += 1;
         if n_rows * 2 >= limit {
             self.penalty = 0;
-        } else {
+        } else if !was_bounded {
             self.failed();
         }
         if longest * FAIR_PART > limit {
@@ -94,9 +87,10 @@ impl Front {
         self.n_walks = self.penalty;
     }
 
-    /// The number up to which the next claim reads, at least.
+    /// The number up to which the next claim reads, at least: two batches, for what other loops have taken meanwhile and for
+    /// keys that are left out.
     fn end(&self, limit: i64) -> i64 {
-        self.reached.map_or(i64::MAX, |reached| reached.saturating_add(self.n_ahead * limit))
+        self.reached.map_or(i64::MAX, |reached| reached.saturating_add(2 * limit))
     }
 }
 
@@ -160,7 +154,7 @@ impl Claiming<'_> {
         !is_recent || self.marks.next_due.is_some_and(|due| due <= now)
     }
 
-    /// After a full batch the next one is likely to be as full; less is quicker found by a walk.
+    /// After a full batch the next one is likely to be as full; less is quicker found by a walk, which says when it was.
     fn is_front_due(&self) -> bool {
         self.marks.was_full && self.marks.front.n_walks == 0
     }
@@ -184,7 +178,6 @@ impl Claiming<'_> {
         rows.sort_unstable_by_key(|(row, _)| row.locator());
         let rows: Vec<ClaimedRow> = rows.into_iter().map(|(row, _)| row).collect();
         self.marks.front.claimed(&rows, below, horizon, limit);
-        self.marks.was_full = rows.len() >= self.request.limit;
         self.add(rows).await?;
         Ok(true)
     }

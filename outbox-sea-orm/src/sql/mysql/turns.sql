@@ -5,9 +5,9 @@
 SELECT q.`key`, q.seq,
        (? OR (SELECT topic IN (?) FROM `outbox` FORCE INDEX (PRIMARY) WHERE seq = q.seq)),
        IF(q.number > 1, NULL, LEAST(
-         COALESCE((SELECT seq FROM `outbox` FORCE INDEX (`outbox_keys`) WHERE state = 4 AND `key` = q.`key` AND place = 0 ORDER BY place, seq LIMIT 1), 9223372036854775807),
-         COALESCE((SELECT seq FROM `outbox` FORCE INDEX (`outbox_keys`) WHERE state = 1 AND `key` = q.`key` AND place = 0 ORDER BY place, seq LIMIT 1), 9223372036854775807),
-         COALESCE((SELECT seq FROM `outbox` FORCE INDEX (`outbox_keys`) WHERE ? AND state = 2 AND `key` = q.`key` AND place = 0 ORDER BY place, seq LIMIT 1), 9223372036854775807)))
+         COALESCE((SELECT seq FROM `outbox` FORCE INDEX (`outbox_keys`) WHERE state = 4 AND `key` = q.`key` AND place = 0 ORDER BY state, `key`, place, seq LIMIT 1), 9223372036854775807),
+         COALESCE((SELECT seq FROM `outbox` FORCE INDEX (`outbox_keys`) WHERE state = 1 AND `key` = q.`key` AND place = 0 ORDER BY state, `key`, place, seq LIMIT 1), 9223372036854775807),
+         COALESCE((SELECT seq FROM `outbox` FORCE INDEX (`outbox_keys`) WHERE ? AND state = 2 AND `key` = q.`key` AND place = 0 ORDER BY state, `key`, place, seq LIMIT 1), 9223372036854775807)))
   FROM (SELECT page.`key`, page.seq, ROW_NUMBER() OVER (PARTITION BY page.`key` ORDER BY page.seq) AS number
           FROM (SELECT `key`, seq FROM `outbox` FORCE INDEX (`outbox_keys`)
                  WHERE state = 0 AND `key` >= ?
