@@ -411,9 +411,7 @@ impl Claiming<'_> {
             Rest::None => query,
             Rest::Mark(mark) => query.bind(mark),
             Rest::Share { mark, lane } => query.bind(mark).bind(lane),
-            Rest::Turn { key, blocks, n_keyless, n_keys } => {
-                query.bind(key).bind(blocks).bind(n_keyless).bind(n_keys)
-            }
+            Rest::Turn { key, blocks, n_keyless } => query.bind(key).bind(blocks).bind(n_keyless),
             Rest::Front { floor, blocks, end } => query.bind(floor).bind(blocks).bind(end),
             Rest::Blocks(blocks) => query.bind(blocks),
         };
@@ -492,7 +490,7 @@ enum Rest<'a> {
     None,
     Mark(i64),
     Share { mark: i64, lane: &'a str },
-    Turn { key: &'a str, blocks: bool, n_keyless: i64, n_keys: i64 },
+    Turn { key: &'a str, blocks: bool, n_keyless: i64 },
     Front { floor: i64, blocks: bool, end: i64 },
     Blocks(bool),
 }

@@ -16,14 +16,10 @@ use crate::turns::{keyless_share, reached_key};
 /// How long after a walk that found expired leases and could recover none: what is before them is not done yet.
 const BLOCKED_PAUSE: Duration = Duration::from_secs(1);
 
-/// A walk comes after this time, however well claims by number do,
+/// A walk comes after this time, however well claims by number do: messages without a key may have come back below the floor,
 const WALK_INTERVAL: Duration = Duration::from_secs(1);
-/// and where keys have waited or have a dead letter, after so many of those.
+/// and after so many of those where keys have waited or have a dead letter: theirs may have, too.
 const MOST_FRONTS: u32 = 15;
-/// The part of the keys that it then visits: each row of a key that was delivered costs it a probe.
-const HELD_PART: i64 = 4;
-/// The same elsewhere: only messages without a key can have come back below the floor, and any walk finds them first.
-const KEYLESS_PART: i64 = 64;
 /// So many walks follow at the most on a claim by number that found less than half a batch.
 const MOST_WALKS: u32 = 16;
 /// A key that took more than this part of a batch makes the next claim a walk: a long backlog keeps nobody waiting.
@@ -42,8 +38,6 @@ pub(super) struct Front {
     /// How many claims by number there were since the last walk.
     n_fronts: u32,
     walked_at: Option<Instant>,
-    /// Which part of the keys the next walk visits that comes only because there was none for long.
-    part: Option<i64>,
     looked_at: Option<Instant>,
 }
 
@@ -62,18 +56,14 @@ impl Front {
         } else if !was_bounded {
             self.failed();
         }
-        if longest * FAIR_PART > limit {
+        if longest * FAIR_PART > limit || self.is_walk_due(below.has_held) {
             self.n_walks = self.n_walks.max(1);
-        } else if self.n_walks == 0 {
-            self.part = self.due_part(below.has_held);
-            self.n_walks = u32::from(self.part.is_some());
         }
     }
 
-    fn due_part(&self, has_held: bool) -> Option<i64> {
+    fn is_walk_due(&self, has_held: bool) -> bool {
         let is_late = self.walked_at.is_none_or(|at| at.elapsed() >= WALK_INTERVAL);
-        let is_due = is_late || has_held && self.n_fronts >= MOST_FRONTS;
-        is_due.then_some(if has_held { HELD_PART } else { KEYLESS_PART })
+        is_late || has_held && self.n_fronts >= MOST_FRONTS
     }
 
     fn walked(&mut self) {
@@ -200,20 +190,18 @@ impl Claiming<'_> {
     }
 
     async fn turn(&mut self, ordered: &Ordered) -> Result<()> {
-        let (token, limit) = (Uuid::new_v4(), self.request.limit as i64);
-        let n_keys = (limit / self.marks.front.part.take().unwrap_or(1)).max(1);
+        let token = Uuid::new_v4();
         let turn = Rest::Turn {
             key: &self.marks.key,
             blocks: ordered.blocks,
             n_keyless: keyless_share(self.request.limit, token),
-            n_keys,
         };
         let rows = self.rows(&ordered.sql.claim_ordered, token, turn).await?;
         if let Some(key) = reached_key(&self.marks.key, &rows) {
             self.marks.key = key;
         }
         self.marks.front.walked();
-        self.marks.was_full = rows.len() as i64 >= n_keys;
+        self.marks.was_full = rows.len() >= self.request.limit;
         self.add(rows).await
     }
 

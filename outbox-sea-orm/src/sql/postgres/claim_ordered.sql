@@ -1,6 +1,5 @@
 -- $1 limit, $2 token, $3 lease in microseconds, $4 max_attempts, $5 topics or NULL, $6 max_bytes, $7 the key where the
--- last claim ended, $8 whether a dead letter blocks its key, $9 how many of the messages may be without a key, $10 how many
--- keys to visit.
+-- last claim ended, $8 whether a dead letter blocks its key, $9 how many of the messages may be without a key.
 -- Walks from key to key, beginning behind $7 and around, and takes the first message of each key that is claimable;
 -- where these are fewer than the limit, it takes a run of each key. docs/decisions/010 says why nothing can slip
 -- between the parts. RETURNING has no order: the caller sorts by seq.
@@ -39,7 +38,7 @@ heads AS MATERIALIZED (
           LIMIT 1
             FOR UPDATE SKIP LOCKED) AS h
    WHERE h.tid = k.tid
-   LIMIT least($10, $1 - (SELECT count(*) FROM keyless))),
+   LIMIT $1 - (SELECT count(*) FROM keyless)),
 turns AS MATERIALIZED (SELECT *, row_number() OVER () AS turn FROM heads),
 size AS MATERIALIZED (SELECT ($1 - (SELECT count(*) FROM keyless)) / greatest(count(*), 1) - 1 AS n_behind FROM heads),
 -- The rows behind each head up to the first that is not claimable, whatever its topic.
