@@ -31,7 +31,8 @@ impl Results {
 
     /// `stdout` and `stderr` of a test program.
     fn read(stdout: &str, stderr: &str) -> Result<Self, String> {
-        let summary = stdout.lines().find(|line| line.starts_with("test result: "));
+        // the last one: what a failed test has shown may have others
+        let summary = stdout.lines().rfind(|line| line.starts_with("test result: "));
         let summary = summary.ok_or("the test program ended without a result")?;
         let version = stderr.lines().find_map(|line| line.strip_prefix(SERVER));
         let n_skipped = stderr.lines().filter(|line| is_skip(line)).count();
