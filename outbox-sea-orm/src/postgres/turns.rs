@@ -16,14 +16,15 @@ use crate::turns::{keyless_share, reached_key};
 /// How long after a walk that found expired leases and could recover none: what is before them is not done yet.
 const BLOCKED_PAUSE: Duration = Duration::from_secs(1);
 
-/// A walk comes after this time, however well claims by number do: messages without a key may have come back below the floor,
+/// A walk comes after this time, however well claims by number do: messages without a key may be ready again below the floor.
 const WALK_INTERVAL: Duration = Duration::from_secs(1);
-/// and after so many of those where keys have waited or have a dead letter: theirs may have, too.
+/// A walk comes after so many claims by number where keys have waited or have a dead letter: theirs may be, too.
 const MOST_FRONTS: u32 = 15;
 /// So many walks follow at the most on a claim by number that found less than half a batch.
 const MOST_WALKS: u32 = 16;
 /// A key that took more than this part of a batch makes the next claim a walk: a long backlog keeps nobody waiting.
 const FAIR_PART: i64 = 8;
+
 /// What a loop remembers of its claims in the order of the numbers.
 #[derive(Debug, Default)]
 pub(super) struct Front {
