@@ -1,6 +1,6 @@
-//! One message, several consumers: a log on PostgreSQL with a group for each of them.
+//! One message, several consumers: a log with a group for each of them.
 //!
-//! `DATABASE_URL=postgres://… cargo run --example fan_out`; without it there is nothing to show.
+//! `cargo run --example fan_out` in memory; `DATABASE_URL=postgres://… cargo run --example fan_out` on a PostgreSQL.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -9,14 +9,11 @@ use outbox_core::{Draft, HandlerResult, Message, TableName};
 use outbox_dispatcher::{Dispatcher, Router};
 use outbox_examples::AnyError;
 use outbox_sea_orm::{LogGroup, OutboxLog, Start, Subscription};
-use sea_orm::{ConnectionTrait, Database, TransactionTrait};
+use sea_orm::{ConnectionTrait, Database, DbBackend, TransactionTrait};
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
-    let Ok(url) = std::env::var("DATABASE_URL") else {
-        println!("set DATABASE_URL to a PostgreSQL to see a log delivered to two groups");
-        return Ok(());
-    };
+    let url = std::env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite::memory:".to_owned());
     let db = Database::connect(url).await?;
     let schema = format!("fan_out_{}", uuid::Uuid::new_v4().simple());
     let log = OutboxLog::new(&db, TableName::parse(&format!("{schema}.log"))?);
@@ -37,7 +34,9 @@ async fn main() -> Result<(), AnyError> {
     // a consumer that comes later may read what there is
     let search = log.register(Subscription::new("search").with_start(Start::Beginning)).await?;
     println!("search had {} events", deliver(search, &["order.placed", "order.shipped"]).await?);
-    db.execute_unprepared(&format!("DROP SCHEMA {schema} CASCADE")).await?;
+    if db.get_database_backend() == DbBackend::Postgres {
+        db.execute_unprepared(&format!("DROP SCHEMA {schema} CASCADE")).await?;
+    }
     Ok(())
 }
 

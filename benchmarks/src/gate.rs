@@ -13,7 +13,7 @@ use crate::site::{Kind, Site};
 /// a matter of luck.
 const IDLE_WINDOW: Duration = Duration::from_secs(60);
 /// What is run and with how many messages.
-const SCENARIOS: [(&str, u64); 8] = [
+const SCENARIOS: [(&str, u64); 9] = [
     ("enqueue_single", 2_000),
     ("enqueue_batch", 50_000),
     ("drain", 200_000),
@@ -22,6 +22,7 @@ const SCENARIOS: [(&str, u64); 8] = [
     ("low_rate_statements", 500),
     ("ordered", 100_000),
     ("plans", 20_000),
+    ("log_wal", 100_000),
 ];
 
 /// Runs them and says whether all pass.

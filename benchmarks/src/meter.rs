@@ -116,8 +116,14 @@ impl Usage {
         self.per_message(self.wal_bytes.map(|bytes| bytes as f64))
     }
 
-    fn client_cpu(&self) -> f64 {
+    /// Of this process, in microseconds.
+    pub(crate) fn client_cpu(&self) -> f64 {
         self.undisturbed(self.per_message(Some(self.cpu.client.as_secs_f64() * 1e6)))
+    }
+
+    /// Of this process and the server, in microseconds.
+    pub(crate) fn cpu_per_message(&self) -> f64 {
+        self.client_cpu() + self.server_cpu()
     }
 
     fn server_cpu(&self) -> f64 {
@@ -126,6 +132,11 @@ impl Usage {
 
     fn per_message(&self, figure: Option<f64>) -> f64 {
         figure.map_or(f64::NAN, |figure| figure / self.n_messages as f64)
+    }
+
+    /// How many cores this process and the server kept busy.
+    fn cores(&self) -> f64 {
+        self.undisturbed(self.cpu_per_message() * self.rate() / 1e6)
     }
 
     /// The share of one core that other programs of this machine used meanwhile: what it is above zero is noise.
@@ -162,13 +173,14 @@ impl Rounds {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let figures: [(&str, Figure); 7] = [
+        let figures: [(&str, Figure); 8] = [
             ("messages_per_second", Usage::rate),
             ("seconds", Usage::seconds),
             ("statements_per_message", Usage::statements_per_message),
             ("wal_bytes_per_message", Usage::wal_bytes_per_message),
             ("client_cpu_us_per_message", Usage::client_cpu),
             ("server_cpu_us_per_message", Usage::server_cpu),
+            ("cores", Usage::cores),
             ("foreign_cores", Usage::foreign_cores),
         ];
         let medians = figures.map(|(name, figure)| (name.to_owned(), rounded(self.median(figure))));

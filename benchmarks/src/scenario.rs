@@ -11,6 +11,7 @@ pub(crate) mod idle;
 mod late_commit;
 mod latency;
 mod log;
+mod log_load;
 mod low_rate;
 mod neighbours;
 mod ordered;
@@ -21,6 +22,7 @@ mod retries;
 pub(crate) mod rss;
 mod varied;
 mod wakeup;
+mod wal_feed;
 
 use neighbours::Neighbours;
 
@@ -30,7 +32,7 @@ use crate::report::Line;
 use crate::site::{Kind, Site};
 
 /// Every scenario, in the order in which `all` runs them, and whether SQLite has it too unless asked for.
-pub(crate) const ALL: [(&str, bool); 32] = [
+pub(crate) const ALL: [(&str, bool); 39] = [
     ("enqueue_single", true),
     ("enqueue_batch", true),
     ("dedup_single", false),
@@ -61,20 +63,32 @@ pub(crate) const ALL: [(&str, bool); 32] = [
     ("log_drain", false),
     ("log_wal", false),
     ("log_enqueue", false),
+    ("log_groups", false),
+    ("log_shared", false),
+    ("log_foreign", false),
+    ("log_snapshot", false),
+    ("log_retained", false),
+    ("wal_feed", false),
+    ("wal_latency", false),
     ("rss", false),
     ("plans", false),
 ];
 
 /// Those of MySQL and MariaDB.
-const ON_MYSQL: [&str; 8] = [
+const ON_MYSQL: [&str; 13] = [
     "enqueue_single",
     "enqueue_batch",
+    "dedup_single",
+    "dedup_batch",
     "drain",
     "drain_repository",
     "latency",
     "idle",
     "fair",
     "fair_one_key",
+    "ordered",
+    "hot_key",
+    "retries",
 ];
 
 /// Whether a scenario runs on a database.
@@ -120,6 +134,13 @@ pub(crate) async fn run(name: &str, site: &Site, options: &Options) -> Result<Li
         "log_drain" => log::drain(site, options).await,
         "log_wal" => log::wal(site, options).await,
         "log_enqueue" => log::enqueue(site, options).await,
+        "log_groups" => log_load::groups(site, options).await,
+        "log_shared" => log_load::shared(site, options).await,
+        "log_foreign" => log_load::foreign(site, options).await,
+        "log_snapshot" => log_load::snapshot(site, options).await,
+        "log_retained" => log_load::retained(site, options).await,
+        "wal_feed" => wal_feed::drain(options).await,
+        "wal_latency" => wal_feed::latency(options).await,
         "rss" => rss::run(site, options).await,
         "plans" => plans::run(site, options).await,
         _ => Err(format!("unknown scenario {name}").into()),

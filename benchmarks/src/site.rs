@@ -68,6 +68,11 @@ impl Site {
         })
     }
 
+    /// A PostgreSQL server of its own, with `wal_level = logical`.
+    pub(crate) async fn open_logical() -> Result<Self> {
+        Ok(Self::Postgres(Box::new(PostgresSite::open_logical().await?)))
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Postgres(_) => Kind::Postgres,

@@ -45,6 +45,8 @@ pub enum Symptom {
     Durability,
     /// A partition of the time to come is missing, or messages are in the one for what fits nowhere else.
     Partition,
+    /// A replication slot that cannot be read, that nobody reads, or that keeps much of the server's WAL.
+    Slot,
     /// MySQL would not commit what is written outside of a transaction.
     Autocommit,
     /// MySQL takes no statement as large as a message may be.

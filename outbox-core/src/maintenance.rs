@@ -9,7 +9,7 @@ use crate::{Error, Result};
 pub const MAX_AHEAD: u32 = 100;
 
 /// What is to be done to a partitioned table from time to time: make the partitions of the time to come, and drop those
-/// whose time is over.
+/// whose time is over. A log without partitions has its old messages removed one by one.
 ///
 /// # Examples
 /// ```
@@ -26,7 +26,8 @@ pub struct Maintenance {
     /// leave row by row; too many cost time in every statement that reads all of them.
     pub n_ahead: u32,
     /// Partitions that ended longer ago than this by the database's clock are dropped, with all that is in them; at most
-    /// [`MAX_DELAY`](crate::MAX_DELAY). None is dropped by default.
+    /// [`MAX_DELAY`](crate::MAX_DELAY). None is dropped by default. Of a log without partitions: messages that were enqueued longer
+    /// ago.
     pub drop_after: Option<Duration>,
     /// Tells what it would do, and does nothing.
     pub dry_run: bool,
@@ -108,8 +109,11 @@ pub struct Maintained {
     pub dropped: Vec<Partition>,
     /// Of a log: the partitions that are old enough and stay because a group needs them, in the order of time.
     pub held: Vec<HeldPartition>,
-    /// Of a log: how many messages were removed from the default partition.
+    /// Of a log: how many messages were removed from the default partition, or from a log that has no partitions.
     pub n_removed: u64,
+    /// Of a log without partitions: the consumer groups that need messages which are old enough, because they have not read
+    /// them, or have claimed and not settled them; in the order of their names.
+    pub held_by: Vec<String>,
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ pub struct DepthWatch<O> {
     health: Health,
     /// Those told of at the last look.
     topics: BTreeSet<String>,
+    was_held_back: bool,
 }
 
 impl<O: Operations> DepthWatch<O> {
@@ -38,11 +39,11 @@ impl<O: Operations> DepthWatch<O> {
     pub fn new(operations: O, observer: impl Observer) -> Self {
         let observers = Observers::new(observer);
         let health = Health::new("stats", observers.clone());
-        Self { operations, observers, health, topics: BTreeSet::new() }
+        Self { operations, observers, health, topics: BTreeSet::new(), was_held_back: false }
     }
 
-    /// Looks once: an [`Event::Depth`] for each topic that has a message or had one at the last look. What is in
-    /// the way for longer than `limit` is an error.
+    /// Looks once: an [`Event::Depth`] for each topic that has a message or had one at the last look, and an [`Event::HeldBack`] for
+    /// a group of a log that is held back or was at the last look. What is in the way for longer than `limit` is an error.
     ///
     /// # Errors
     /// Those of [`Operations::stats`]; [`Timeout`](outbox_core::ErrorKind::Timeout).
@@ -52,7 +53,20 @@ impl<O: Operations> DepthWatch<O> {
         Ok(())
     }
 
-    fn tell(&mut self, Stats { topics, is_estimate, .. }: &Stats) {
+    fn tell(&mut self, stats: &Stats) {
+        self.tell_depth(stats);
+        let held_back = stats.held_back.as_ref();
+        if held_back.is_some() || self.was_held_back {
+            self.observers.emit(&Event::HeldBack {
+                n_numbers: held_back.map_or(0, |held| held.n_numbers),
+                open_for: held_back.map_or(Duration::ZERO, |held| held.open_for),
+                by: held_back.map(|held| &*held.by),
+            });
+        }
+        self.was_held_back = held_back.is_some();
+    }
+
+    fn tell_depth(&mut self, Stats { topics, is_estimate, .. }: &Stats) {
         let is_estimate = *is_estimate;
         // an estimate may miss a topic that has messages
         if !is_estimate {
@@ -99,7 +113,7 @@ impl<O> fmt::Debug for DepthWatch<O> {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use outbox_core::MemoryRepository;
+    use outbox_core::{HeldBack, MemoryRepository};
 
     use super::*;
 
@@ -108,10 +122,16 @@ mod tests {
 
     impl Observer for Told {
         fn on(&self, event: &Event<'_>) {
-            if let Event::Depth { topic, stats, is_estimate } = event {
-                let told = format!("{topic} {} {is_estimate}", stats.n_due);
-                self.0.lock().expect("told").push(told);
-            }
+            let told = match event {
+                Event::Depth { topic, stats, is_estimate } => {
+                    format!("{topic} {} {is_estimate}", stats.n_due)
+                }
+                Event::HeldBack { n_numbers, open_for, by } => {
+                    format!("{n_numbers} for {open_for:?} by {by:?}")
+                }
+                _ => return,
+            };
+            self.0.lock().expect("told").push(told);
         }
     }
 
@@ -127,6 +147,22 @@ mod tests {
         watch.tell(&stats(&["a"]).with_estimate(true));
         watch.tell(&stats(&["a"]));
         let expected = ["a 1 false", "b 1 false", "a 1 true", "b 0 false", "a 1 false"];
+        assert_eq!(*told.0.lock().expect("told"), expected);
+    }
+
+    #[test]
+    fn what_holds_back_is_told_until_it_is_over() {
+        let told = Told::default();
+        let mut watch = DepthWatch::new(MemoryRepository::new(), told.clone());
+        let free = Stats::default();
+        let mut held = Stats::default();
+        held.held_back =
+            Some(HeldBack { n_numbers: 3, by: "session 1".into(), open_for: Duration::from_secs(2) });
+        for stats in [&free, &held, &held, &free, &free] {
+            watch.tell(stats);
+        }
+        let expected =
+            ["3 for 2s by Some(\"session 1\")", "3 for 2s by Some(\"session 1\")", "0 for 0ns by None"];
         assert_eq!(*told.0.lock().expect("told"), expected);
     }
 }

@@ -126,6 +126,10 @@ metrics! {
         "for how long the longest-due message has been due"
     HighestAttempt "outbox.highest.attempt" Gauge "{attempt}" ["topic"]
         "the highest attempt among the messages that are not dead"
+    HeldBack "outbox.held.back" Gauge "{message}" []
+        "how many messages at most a group of a log may not read because of an open transaction"
+    HeldBackAge "outbox.held.back.age" Gauge "s" []
+        "for how long that transaction has been open"
 }
 
 impl Id {
@@ -176,6 +180,10 @@ pub(crate) fn measure(event: &Event<'_>, mut record: impl FnMut(Id, Labels<'_>, 
         }
         Event::Enqueued { topic, n_messages } => record(Id::Enqueued, &[topic], n_messages as f64),
         Event::Depth { topic, stats, .. } => measure_depth(topic, stats, record),
+        Event::HeldBack { n_numbers, open_for, .. } => {
+            record(Id::HeldBack, &[], n_numbers as f64);
+            record(Id::HeldBackAge, &[], open_for.as_secs_f64());
+        }
         _ => measure_state(event, record),
     }
 }

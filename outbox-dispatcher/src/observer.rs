@@ -206,11 +206,22 @@ pub enum Event<'a> {
         /// Whether they are an estimate, see [`Stats`](outbox_core::Stats).
         is_estimate: bool,
     },
+    /// A [`DepthWatch`](crate::DepthWatch) has seen that an open transaction keeps a group from reading on in its log; once more
+    /// when none does any longer.
+    #[non_exhaustive]
+    HeldBack {
+        /// How many numbers may not be read, see [`HeldBack`](outbox_core::HeldBack); 0 when it is over.
+        n_numbers: u64,
+        /// For how long the transaction has been open.
+        open_for: Duration,
+        /// Whose it is; `None` when it is over.
+        by: Option<&'a str>,
+    },
 }
 
 impl Event<'_> {
     /// Every [`name`](Self::name).
-    pub const NAMES: [&'static str; 21] = [
+    pub const NAMES: [&'static str; 22] = [
         "Claimed",
         "Started",
         "Handled",
@@ -232,6 +243,7 @@ impl Event<'_> {
         "Called",
         "Enqueued",
         "Depth",
+        "HeldBack",
     ];
 
     /// The name of the variant.
@@ -258,6 +270,7 @@ impl Event<'_> {
             Self::Called { .. } => "Called",
             Self::Enqueued { .. } => "Enqueued",
             Self::Depth { .. } => "Depth",
+            Self::HeldBack { .. } => "HeldBack",
         }
     }
 }
@@ -350,7 +363,9 @@ impl Observer for TracingObserver {
             | Event::Released { .. }
             | Event::LeaseLost { .. }
             | Event::Unconfirmed { .. } => trace_message(event),
-            Event::Called { .. } | Event::Enqueued { .. } | Event::Depth { .. } => trace_storage(event),
+            Event::Called { .. } | Event::Enqueued { .. } | Event::Depth { .. } | Event::HeldBack { .. } => {
+                trace_storage(event);
+            }
             _ => trace_state(event),
         }
     }
@@ -392,6 +407,10 @@ fn trace_storage(event: &Event<'_>) {
         Event::Called { operation, took, end: CallEnd::Dropped } => debug!(operation, ?took, "call dropped"),
         Event::Enqueued { topic, n_messages } => trace!(topic, n_messages, "enqueued"),
         Event::Depth { topic, stats, is_estimate } => trace!(topic, is_estimate, ?stats, "depth"),
+        Event::HeldBack { by: Some(by), n_numbers, open_for } => {
+            debug!(n_numbers, ?open_for, by, "held back")
+        }
+        Event::HeldBack { by: None, .. } => debug!("not held back any longer"),
         _ => {}
     }
 }

@@ -14,6 +14,18 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn has_logs(self) -> bool {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres => true,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite => true,
+            #[cfg(feature = "mysql")]
+            Self::MySql => false,
+        }
+    }
+
     pub(crate) fn has_partitions(self) -> bool {
         match self {
             #[cfg(feature = "postgres")]

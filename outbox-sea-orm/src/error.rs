@@ -186,8 +186,10 @@ fn kind_of_mysql_number(number: u16) -> ErrorKind {
     match number {
         // record has changed, lock table full, deadlock (also of XA, and of a cluster's commit), the table was altered
         // meanwhile, a deadlock about the next number, the statement is to be prepared again, too many transactions, a lock that
-        // was taken away
-        1020 | 1206 | 1213 | 1412 | 1467 | 1613 | 1614 | 1615 | 1637 | 1689 | 3101 => ErrorKind::Contention,
+        // was taken away, a statement of another session that cannot be shown
+        1020 | 1206 | 1213 | 1412 | 1467 | 1613 | 1614 | 1615 | 1637 | 1689 | 3101 | 3854 => {
+            ErrorKind::Contention
+        }
         // lock wait, KILL QUERY, statement time-outs, NOWAIT
         1205 | 1317 | 1969 | 3024 | 3572 => ErrorKind::Timeout,
         // read lock, --read-only, read-only transaction, mode, or schema
@@ -255,6 +257,7 @@ mod tests {
             (1412, ErrorKind::Contention),
             (1467, ErrorKind::Contention),
             (1615, ErrorKind::Contention),
+            (3854, ErrorKind::Contention),
             (1205, ErrorKind::Timeout),
             (1317, ErrorKind::Timeout),
             (1969, ErrorKind::Timeout),

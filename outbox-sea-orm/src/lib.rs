@@ -2,12 +2,13 @@
 //! [`outbox_core`].
 //!
 //! * [`OutboxTable`]: one schema-scoped table, chosen at run time; enqueues in the caller's transaction.
-//! * [`OutboxLog`] and [`LogGroup`] (PostgreSQL): one append-only log, delivered to any number of consumer groups.
+//! * [`OutboxLog`] and [`LogGroup`] (PostgreSQL, SQLite): one append-only log, delivered to any number of consumer groups.
 //! * [`ProcessedTable`]: the record behind the inbox.
 //! * [`transactor`]: a transaction that travels on the [`Context`](outbox_core::Context) and cannot be broken by a
 //!   dropped future, a swallowed error or a cancelled savepoint.
 //!
-//! Features: `postgres`, `mysql` (MySQL and MariaDB), `sqlite`, and `migration` for the same steps as `sea-orm-migration` migrations. The async
+//! Features: `postgres`, `mysql` (MySQL and MariaDB), `sqlite`, `wal` (groups of a log fed from the WAL of PostgreSQL, see
+//! `LogGroup::with_feed`), and `migration` for the same steps as `sea-orm-migration` migrations. The async
 //! runtime and TLS are chosen where you depend on `sea-orm` (for example its feature `runtime-tokio-rustls`).
 //!
 //! # Examples
@@ -38,7 +39,9 @@ mod dialect;
 mod doctor;
 mod enqueue;
 mod error;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod horizon;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod log;
 #[cfg(feature = "migration")]
 mod migration;
@@ -62,7 +65,9 @@ mod turns;
 mod wakeup;
 
 pub use context::{OpenTransaction, SeaOrm, SeaOrmContext, Transaction, transactor};
-#[cfg(feature = "postgres")]
+#[cfg(feature = "wal")]
+pub use log::WalFeed;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use log::{LogGroup, OutboxLog, Start, Subscription};
 #[cfg(feature = "migration")]
 pub use migration::{inbox_migrations, migrations, outbox_migrations};

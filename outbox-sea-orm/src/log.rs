@@ -1,13 +1,22 @@
-//! The log: an append-only table on PostgreSQL, read by any number of consumer groups.
+//! The log: an append-only table on PostgreSQL or SQLite, read by any number of consumer groups.
 
 mod claim;
+#[cfg(feature = "wal")]
+mod feed;
 mod group;
 mod operations;
+#[cfg(feature = "postgres")]
 mod partitions;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod range;
+#[cfg(feature = "postgres")]
+mod read;
 mod reader;
 mod register;
 mod settle;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 use std::fmt;
 
@@ -22,11 +31,13 @@ use crate::dialect::Dialect;
 use crate::repository::OutboxTable;
 use crate::sql::Kind;
 
+#[cfg(feature = "wal")]
+pub use feed::WalFeed;
 pub use group::LogGroup;
 pub use register::{Start, Subscription};
 
 /// One append-only log: messages are stored once and delivered to every consumer group. A cheap handle; clones share its
-/// connections. PostgreSQL only.
+/// connections. On PostgreSQL and SQLite.
 ///
 /// Enqueue here as on an [`OutboxTable`]; deliver with a dispatcher over a [`LogGroup`].
 ///
@@ -38,7 +49,13 @@ pub use register::{Start, Subscription};
 /// * A delivered message writes no row; what fails, waits, or is dead is kept in a table of the group's own, with its
 ///   payload, so that nothing in the log is needed by it.
 ///
-/// An id that is enqueued twice is not noticed: it is delivered twice.
+/// An id that is enqueued twice is not noticed: it is delivered twice. But while one message waits or is dead in a group's own
+/// table, no other with its id goes there: what fails or is delayed of it is taken for the same.
+///
+/// # Dialects
+/// On SQLite, where one transaction writes at a time, a group reads all that is committed, and nothing holds it back. The log is
+/// one table there: it cannot be [partitioned](Self::partitioned), and [`maintain`](Self::maintain) removes what is old row by
+/// row. There is no wake-up, and the log, its groups and their tables are in one file.
 ///
 /// # Examples
 /// ```no_run
@@ -72,7 +89,7 @@ impl OutboxLog {
         Self { table: OutboxTable::new(db, name), declared: Declaration::new() }
     }
 
-    /// Declares that the log has partitions of `interval` by the time of the enqueue, which [`maintain`](Self::maintain)
+    /// Declares that the log has partitions of `interval` by the time of the enqueue (PostgreSQL only), which [`maintain`](Self::maintain)
     /// makes ahead and drops. Every service that uses the log must declare the same: `migrate` and `ddl` mark the log with
     /// it, and `check` and `migrate` name a difference.
     ///
@@ -160,18 +177,19 @@ impl OutboxLog {
     /// The DDL that creates the log, without its groups.
     ///
     /// # Errors
-    /// [`Unsupported`](ErrorKind::Unsupported) on another database than PostgreSQL.
+    /// [`Unsupported`](ErrorKind::Unsupported) on another database than PostgreSQL and SQLite, and for a declaration that the database
+    /// cannot have.
     pub fn ddl(&self) -> Result<String> {
-        let dialect = self.require_postgres()?;
+        let dialect = self.require_logs()?;
         Ok(crate::sql::create(Kind::Log, dialect, self.name(), &self.declared))
     }
 
     /// Creates the log and its schema where they are missing. Safe to call from several processes at once.
     ///
     /// # Errors
-    /// Those of [`OutboxTable::migrate`]; [`Unsupported`](ErrorKind::Unsupported) on another database than PostgreSQL.
+    /// Those of [`OutboxTable::migrate`] and [`ddl`](Self::ddl).
     pub async fn migrate(&self) -> Result<()> {
-        let dialect = self.require_postgres()?;
+        let dialect = self.require_logs()?;
         let is_new =
             crate::schema::migrate(&self.table.db, dialect, Kind::Log, self.name(), &self.declared).await?;
         if is_new && self.declared.partitioned.is_some() {
@@ -198,14 +216,26 @@ impl OutboxLog {
     /// current interval where it is missing, the log is locked: that waits at most 500 ms for transactions that have
     /// enqueued, and producers wait as long behind it.
     ///
+    /// On SQLite, which has no partitions, an age removes the messages that were enqueued longer ago, that every group has read, and that
+    /// none has claimed and not settled: up to 100,000 of the oldest, 1,000 in a statement, for which producers wait. Call
+    /// again while [`n_removed`](Maintained::n_removed) is that many; [`held_by`](Maintained::held_by) names the groups that keep what is old
+    /// enough. The file does not shrink; its room is used again.
+    ///
     /// # Errors
-    /// [`Unsupported`](ErrorKind::Unsupported) for a log that is not declared partitioned,
+    /// [`Unsupported`](ErrorKind::Unsupported) for a log on PostgreSQL that is not declared partitioned,
     /// [`InvalidInput`](ErrorKind::InvalidInput) that names the field, [`Timeout`](ErrorKind::Timeout), which is
     /// retryable, when somebody held the log, [`PermissionDenied`](ErrorKind::PermissionDenied) for a role that does
     /// not own it. What was dropped before stays so.
     pub async fn maintain(&self, maintenance: Maintenance) -> Result<Maintained> {
-        self.require_postgres()?;
-        partitions::maintain(self, &maintenance).await
+        match self.require_logs()? {
+            #[cfg(feature = "postgres")]
+            Dialect::Postgres => partitions::maintain(self, &maintenance).await,
+            #[cfg(feature = "sqlite")]
+            Dialect::Sqlite => sqlite::maintain(self, &maintenance).await,
+            // refused before
+            #[cfg(feature = "mysql")]
+            Dialect::MySql => Ok(Maintained::default()),
+        }
     }
 
     /// Whether the log is there, complete and of the right version.
@@ -213,7 +243,7 @@ impl OutboxLog {
     /// # Errors
     /// [`Schema`](ErrorKind::Schema), whose text names what is missing and what to do.
     pub async fn check(&self) -> Result<()> {
-        let dialect = self.require_postgres()?;
+        let dialect = self.require_logs()?;
         crate::schema::check(&self.table.db, dialect, Kind::Log, self.name(), &self.declared).await
     }
 
@@ -221,7 +251,7 @@ impl OutboxLog {
     ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) where no table can be named after it: what is not lower-case letters, digits and
-    /// underscores, or is too long.
+    /// underscores, or is too long; [`Unsupported`](ErrorKind::Unsupported) as for [`ddl`](Self::ddl).
     pub fn group(&self, name: &str) -> Result<LogGroup> {
         LogGroup::new(self, name)
     }
@@ -240,20 +270,22 @@ impl OutboxLog {
         self.declared.ordered.map_or_else(Declaration::new, |on_dead| Declaration::new().ordered(on_dead))
     }
 
-    fn require_postgres(&self) -> Result<Dialect> {
+    /// Refuses a declaration that no log can have here.
+    fn require_logs(&self) -> Result<Dialect> {
         self.declared.validate()?;
+        let dialect = self.table.table()?.dialect;
+        let refused =
+            |what| Error::new(ErrorKind::Unsupported, "declare").with_table(self.name()).with_detail(what);
+        if !dialect.has_logs() {
+            return Err(refused("logs are on PostgreSQL and SQLite only"));
+        }
         if self.declared.lanes().is_some() {
-            return Err(Error::new(ErrorKind::Unsupported, "declare")
-                .with_table(self.name())
-                .with_detail("a log does not take turns"));
+            return Err(refused("a log does not take turns"));
         }
-        match self.table.table()?.dialect {
-            Dialect::Postgres => Ok(Dialect::Postgres),
-            #[allow(unreachable_patterns, reason = "there may be no other")]
-            _ => Err(Error::new(ErrorKind::Unsupported, "connect")
-                .with_table(self.name())
-                .with_detail("logs are on PostgreSQL only")),
+        if self.declared.partitioned.is_some() && !dialect.has_partitions() {
+            return Err(refused("partitioned logs are on PostgreSQL only"));
         }
+        Ok(dialect)
     }
 }
 

@@ -2,7 +2,6 @@
 
 mod turns;
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use uuid::Uuid;
 
 use crate::dialect::Dialect;
 use crate::error::from_sqlx;
+use crate::horizon::Horizon;
 use crate::repository::{Fair, OutboxTable, Table};
 use crate::row::{ClaimedRow, ToDatabase, bury_undecodable, column, from_duration};
 use crate::shield::Db;
@@ -226,40 +226,6 @@ impl Marks {
         // more of an expired group may be left
         let pause = if n_expired > 0 { Duration::ZERO } else { next.unwrap_or(lease).min(lease) };
         self.walk_at = Some(now + pause);
-    }
-}
-
-/// The number below which no row can appear any more. Every INSERT takes a lock before it draws its number and
-/// keeps it until its commit is visible; whoever holds that lock drew numbers above the highest one that had been
-/// handed out when it was last seen not to hold it.
-#[derive(Default)]
-pub(crate) struct Horizon {
-    pub(crate) at: i64,
-    pub(crate) last: i64,
-    lows: HashMap<String, i64>,
-}
-
-impl Horizon {
-    /// `last` was read before `holders`. Says false when the numbers went back, as they may after a crash:
-    /// everything that was remembered is void.
-    pub(crate) fn learn(&mut self, last: i64, holders: Vec<String>, safe: i64) -> bool {
-        if last < self.last {
-            return false;
-        }
-        let low = |holder: &str| match self.lows.get(holder) {
-            Some(low) => *low,
-            // a prepared transaction has lost the name under which it was seen before
-            None if holder.starts_with("-1/") => safe,
-            None => self.last,
-        };
-        self.lows = holders
-            .into_iter()
-            .map(|holder| (low(&holder), holder))
-            .map(|(low, holder)| (holder, low))
-            .collect();
-        self.last = last;
-        self.at = self.lows.values().copied().fold(last, i64::min);
-        true
     }
 }
 

@@ -114,6 +114,20 @@ impl Table {
         })
     }
 
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    fn of_group(mut self, name: &TableName, log: &OutboxTable) -> Self {
+        #[cfg(feature = "postgres")]
+        if let Ok(log) = log.table() {
+            self.postgres.share(&log.postgres);
+        }
+        #[cfg(feature = "sqlite")]
+        if self.dialect == Dialect::Sqlite && self.ordered.is_some() {
+            self.sql = self.sql.behind_log(self.dialect, name);
+        }
+        let _ = (name, log);
+        self
+    }
+
     /// Whether rows with a key keep their number whatever becomes of them.
     pub(crate) fn keeps_numbers(&self) -> bool {
         self.ordered.is_some()
@@ -355,14 +369,11 @@ impl OutboxTable {
         }
     }
 
-    /// Uses the connections of `other` for claims and settlements, as well as its ways.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn sharing(mut self, other: &Self) -> Self {
-        let mut table = Table::new(self.db.get_database_backend(), &self.name, self.declared.clone());
-        if let (Ok(table), Ok(other)) = (&mut table, other.table()) {
-            table.postgres.share(&other.postgres);
-        }
-        self.table = Arc::new(table);
+    /// The table of a group of the log `other`: it uses its connections for claims and settlements, as well as its ways.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn of_group(mut self, other: &Self) -> Self {
+        let table = Table::new(self.db.get_database_backend(), &self.name, self.declared.clone());
+        self.table = Arc::new(table.map(|table| table.of_group(&self.name, other)));
         self.shared_pool = other.shared_pool;
         self.relaxed_commit = other.relaxed_commit;
         self

@@ -62,7 +62,7 @@ pub(crate) fn column<T: TryGetable>(row: &QueryResult, index: usize) -> Result<T
     T::try_get_by_index(row, index).map_err(|_| undecodable(index))
 }
 
-fn undecodable(index: usize) -> Error {
+pub(crate) fn undecodable(index: usize) -> Error {
     Error::new(ErrorKind::Undecodable, "decode").with_detail(format!("column {}", index + 1))
 }
 
@@ -101,6 +101,13 @@ pub(crate) struct Undecodable {
     reason: String,
 }
 
+#[cfg(feature = "wal")]
+impl Undecodable {
+    pub(crate) fn new(lease: Lease, key: Option<String>, reason: String) -> Self {
+        Self { lease, key, reason }
+    }
+}
+
 impl ClaimedRow {
     /// `seq, id, topic, key, payload, headers, created_at, attempts, fence, state`.
     pub(crate) fn decode(dialect: Dialect, row: &QueryResult, token: Uuid) -> Result<Self> {
@@ -110,17 +117,28 @@ impl ClaimedRow {
         }
         let id = column(row, 1).unwrap_or_default();
         let lease = Lease { id, token, locator };
-        let reason = match message(dialect, row) {
-            // a claim counts its attempt from 1
-            Ok(message) if message.attempt == 0 => "undecodable row: attempts".to_owned(),
-            Ok(message) => return Ok(Self::Message(Claimed { message, lease })),
-            Err(error) => format!("undecodable row: {error}"),
-        };
-        Ok(Self::Undecodable(Undecodable { lease, key: column(row, 3).unwrap_or_default(), reason }))
+        // a claim counts its attempt from 1
+        let message = message(dialect, row).and_then(|message| match message.attempt {
+            0 => Err(undecodable(7)),
+            _ => Ok(message),
+        });
+        Ok(Self::of(lease, message, || column(row, 3).unwrap_or_default()))
+    }
+
+    /// A leased row, whose key is asked for where the message cannot be read.
+    pub(crate) fn of(lease: Lease, message: Result<Message>, key: impl FnOnce() -> Option<String>) -> Self {
+        match message {
+            Ok(message) => Self::Message(Claimed { message, lease }),
+            Err(error) => Self::Undecodable(Undecodable {
+                lease,
+                key: key(),
+                reason: format!("undecodable row: {error}"),
+            }),
+        }
     }
 
     /// The lease, where this is one.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn lease_mut(&mut self) -> Option<&mut Lease> {
         match self {
             Self::Message(claimed) => Some(&mut claimed.lease),
@@ -153,6 +171,14 @@ impl ClaimedRow {
         }
     }
 
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn payload_len(&self) -> usize {
+        match self {
+            Self::Message(claimed) => claimed.message.payload.len(),
+            Self::Dead(_) | Self::Undecodable(_) => 0,
+        }
+    }
+
     pub(crate) fn locator(&self) -> i64 {
         match self {
             Self::Message(claimed) => claimed.lease.locator,
@@ -168,7 +194,7 @@ fn message(dialect: Dialect, row: &QueryResult) -> Result<Message> {
         topic: column(row, 2)?,
         key: column(row, 3)?,
         payload: Bytes::from(column::<Vec<u8>>(row, 4)?),
-        headers: headers(&column::<String>(row, 5)?)?,
+        headers: headers(column::<String>(row, 5)?.as_bytes())?,
         created_at: time(dialect, row, 6)?,
         attempt: attempt(row)?,
         fence: column(row, 8)?,
@@ -182,7 +208,7 @@ pub(crate) fn readable(dialect: Dialect, row: &QueryResult) -> Message {
         topic: column(row, 2).unwrap_or_default(),
         key: column(row, 3).unwrap_or_default(),
         payload: Bytes::from(column::<Vec<u8>>(row, 4).unwrap_or_default()),
-        headers: column::<String>(row, 5).and_then(|text| headers(&text)).unwrap_or_default(),
+        headers: column::<String>(row, 5).and_then(|text| headers(text.as_bytes())).unwrap_or_default(),
         created_at: time(dialect, row, 6).unwrap_or_default(),
         attempt: attempt(row).unwrap_or_default(),
         fence: column(row, 8).unwrap_or_default(),
@@ -193,11 +219,12 @@ fn attempt(row: &QueryResult) -> Result<u32> {
     u32::try_from(column::<i32>(row, 7)?).map_err(|_| undecodable(7))
 }
 
-fn headers(text: &str) -> Result<Headers> {
-    if text == "{}" {
+/// Headers as JSON has them.
+pub(crate) fn headers(text: &[u8]) -> Result<Headers> {
+    if text == b"{}" {
         return Ok(Headers::new());
     }
-    serde_json::from_str(text)
+    serde_json::from_slice(text)
         .map_err(|_| Error::new(ErrorKind::Undecodable, "decode").with_detail("headers"))
 }
 

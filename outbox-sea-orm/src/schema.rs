@@ -291,7 +291,7 @@ async fn wrong_parts(
     let expected = indexes(dialect, kind).iter().chain(ordered).chain(fair);
     found.extend(missing_indexes(&bare, expected, &there));
     #[cfg(feature = "postgres")]
-    if kind == Kind::Log || declared.partitioned.is_some() {
+    if dialect.has_partitions() && (kind == Kind::Log || declared.partitioned.is_some()) {
         let there = names(connection, dialect, table, &bare, Part::Partition).await?;
         let expected = if kind == Kind::Log { LOG_PARTITIONS } else { crate::sql::PARTITIONS };
         let expected = expected.iter().map(|part| format!("{}_{part}", table.table()));
@@ -399,7 +399,11 @@ fn indexes(dialect: Dialect, kind: Kind) -> &'static [&'static str] {
         (Kind::Outbox, _) => OUTBOX_INDEXES,
         (Kind::Inbox, _) => INBOX_INDEXES,
         #[cfg(feature = "postgres")]
-        (Kind::Log, _) => LOG_INDEXES,
+        (Kind::Log, Dialect::Postgres) => LOG_INDEXES,
+        // it is read by its primary key
+        #[cfg(any(feature = "postgres", feature = "sqlite"))]
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        (Kind::Log, _) => &[],
     }
 }
 

@@ -25,6 +25,12 @@ macro_rules! statements {
                 Self { $($name: render(dialect, table, $template, statements!(@text $dialects dialect $name)),)* }
             }
 
+            #[cfg(test)]
+            #[allow(dead_code, reason = "only some are looked at one by one")]
+            pub(crate) fn all(self) -> Vec<String> {
+                vec![$(self.$name,)*]
+            }
+
             #[allow(dead_code, reason = "only some have parts that are tables")]
             fn map(self, change: impl Fn(&str) -> String) -> Self {
                 Self { $($name: change(&self.$name),)* }
@@ -38,9 +44,26 @@ macro_rules! statements {
             _ => "",
         }
     };
+    (@text (sqlite) $dialect:ident $name:ident) => {
+        match $dialect {
+            Dialect::Sqlite => include_str!(concat!("sql/sqlite/", stringify!($name), ".sql")),
+            #[allow(unreachable_patterns, reason = "there may be no other")]
+            _ => "",
+        }
+    };
     (@text (mysql) $dialect:ident $name:ident) => {
         match $dialect {
             Dialect::MySql => include_str!(concat!("sql/mysql/", stringify!($name), ".sql")),
+            #[allow(unreachable_patterns, reason = "there may be no other")]
+            _ => "",
+        }
+    };
+    (@text (postgres, sqlite) $dialect:ident $name:ident) => {
+        match $dialect {
+            #[cfg(feature = "postgres")]
+            Dialect::Postgres => include_str!(concat!("sql/postgres/", stringify!($name), ".sql")),
+            #[cfg(feature = "sqlite")]
+            Dialect::Sqlite => include_str!(concat!("sql/sqlite/", stringify!($name), ".sql")),
             #[allow(unreachable_patterns, reason = "there may be no other")]
             _ => "",
         }
@@ -120,17 +143,40 @@ statements! {
     /// The statements that only MySQL needs: the second half of a claim, the first half of an ordered or fair one, what RETURNING
     /// says elsewhere, redrives that draw new numbers, and what the doctor looks at.
     MySqlSql of "outbox" in (mysql) {
-        claimed, claimed_by_token, dead, expired, held, lanes, max_packet, old_transactions, redrive_behind, redrive_matching_behind, sees_all, turns,
+        are_dead, claimed, claimed_by_token, dead, expired, held, lanes, max_packet, old_transactions, redrive_behind, redrive_matching_behind, sees_all, turns,
         variables,
+    }
+}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+statements! {
+    /// The statements of a log and one of its groups.
+    LogSql of "log" in (postgres, sqlite) {
+        log_claim, log_done, log_extend, log_forget, log_group_delete, log_group_insert, log_group_names, log_group_position,
+        log_group_update, log_horizon, log_leases, log_moved, log_ranges_delete, log_recover, log_settle, log_stats,
     }
 }
 
 #[cfg(feature = "postgres")]
 statements! {
-    /// The statements of a log and one of its groups.
-    LogSql of "log" in (postgres) {
-        log_blockers, log_claim, log_claim_mixed, log_claim_ordered, log_done, log_extend, log_forget, log_group_delete, log_group_insert, log_group_names, log_group_position,
-        log_group_update, log_horizon, log_leases, log_moved, log_ranges_delete, log_recover, log_settle, log_stats, log_writers,
+    /// The statements of a log that only PostgreSQL needs: kinds of claims, and who else writes.
+    PostgresLogSql of "log" in (postgres) { log_blockers, log_claim_mixed, log_claim_ordered, log_read, log_session, log_writers, log_group_slot, log_slot_drop }
+}
+
+#[cfg(feature = "wal")]
+statements! {
+    /// The statements of a group that is fed from the WAL.
+    FeedSql of "log" in (postgres) {
+        log_feed_advance, log_feed_begin, log_feed_claim, log_feed_claim_aside, log_feed_end, log_feed_flush_lsn, log_feed_insert_lsn, log_feed_lag, log_feed_name, log_feed_publish, log_feed_slot, log_feed_start,
+        log_feed_state, log_feed_stop,
+    }
+}
+
+#[cfg(feature = "sqlite")]
+statements! {
+    /// The statements of a log that only SQLite needs: the steps of its transactions, and who needs what is old.
+    SqliteLogSql of "log" in (sqlite) {
+        log_change, log_count_old, log_end, log_expired, log_held, log_holders, log_leased, log_move, log_named, log_put_aside, log_range, log_take,
     }
 }
 
@@ -147,7 +193,7 @@ pub(crate) const DEDUP: &str = "_dedup";
 pub(crate) enum Kind {
     Outbox,
     Inbox,
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     Log,
 }
 
@@ -156,7 +202,7 @@ impl Kind {
         match self {
             Self::Outbox => "outbox",
             Self::Inbox => "inbox",
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
             Self::Log => "log",
         }
     }
@@ -170,8 +216,10 @@ impl Kind {
             (Self::Inbox, Dialect::Postgres) => include_str!("sql/postgres/create_inbox.sql"),
             #[cfg(feature = "postgres")]
             (Self::Log, Dialect::Postgres) => include_str!("sql/postgres/create_log.sql"),
+            #[cfg(feature = "sqlite")]
+            (Self::Log, Dialect::Sqlite) => include_str!("sql/sqlite/create_log.sql"),
             // refused before
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
             #[allow(unreachable_patterns, reason = "there may be no other")]
             (Self::Log, _) => "",
             #[cfg(feature = "sqlite")]
@@ -322,7 +370,7 @@ pub(crate) fn lock_to_drop(log: &TableName, partition: &Partition) -> String {
 #[cfg(feature = "postgres")]
 pub(crate) fn partition_holders(log: &TableName, partition: &Partition) -> String {
     let text = render(Dialect::Postgres, log, "log", include_str!("sql/postgres/log_partition_holders.sql"));
-    let text = name_parts(log, None, &text);
+    let text = name_parts(Dialect::Postgres, log, None, &text);
     text.replace(&format!("\"{}_partition\"", log.table()), &quoted_partition(log, &partition.name))
 }
 
@@ -387,48 +435,114 @@ pub(crate) fn create(kind: Kind, dialect: Dialect, table: &TableName, declared: 
     }
     let text = name(dialect, table, kind.template(), &text);
     match kind {
-        #[cfg(feature = "postgres")]
-        Kind::Log => name_parts(table, None, &text),
+        #[cfg(any(feature = "postgres", feature = "sqlite"))]
+        Kind::Log => name_parts(dialect, table, None, &text),
         _ => text,
     }
 }
 
-/// The DDL that makes an outbox table that of a group of a log.
-#[cfg(feature = "postgres")]
-pub(crate) fn create_log_group(log: &TableName, group: &TableName, is_ordered: bool) -> String {
-    let order = if is_ordered { include_str!("sql/postgres/create_log_group_ordered.sql") } else { "" };
-    let text = format!("{}{order}", include_str!("sql/postgres/create_log_group.sql"));
-    let text = name(Dialect::Postgres, group, "outbox", &text);
-    name_parts(log, Some(group), &name(Dialect::Postgres, log, "log", &text))
+/// The DDL that makes an outbox table that of a group of a log; none on SQLite.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn create_log_group(
+    dialect: Dialect,
+    log: &TableName,
+    group: &TableName,
+    is_ordered: bool,
+) -> String {
+    match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => {
+            let order =
+                if is_ordered { include_str!("sql/postgres/create_log_group_ordered.sql") } else { "" };
+            let text = format!("{}{order}", include_str!("sql/postgres/create_log_group.sql"));
+            let text = name(dialect, group, "outbox", &text);
+            name_parts(dialect, log, Some(group), &name(dialect, log, "log", &text))
+        }
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        _ => {
+            let _ = (log, group, is_ordered);
+            String::new()
+        }
+    }
 }
 
 /// Undoes what made a group's table.
-#[cfg(feature = "postgres")]
-pub(crate) fn drop_log_group(group: &TableName) -> String {
-    let quoted = quoted(Dialect::Postgres, group);
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn drop_log_group(dialect: Dialect, group: &TableName) -> String {
+    let quoted = quoted(dialect, group);
     let open = quoted.strip_suffix('"').unwrap_or(&quoted);
-    format!("DROP TABLE IF EXISTS {quoted}, {open}{DEDUP}\"; DROP FUNCTION IF EXISTS {open}_notify\"()")
+    let tables = format!("DROP TABLE IF EXISTS {quoted}; DROP TABLE IF EXISTS {open}{DEDUP}\"");
+    match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => format!("{tables}; DROP FUNCTION IF EXISTS {open}_notify\"()"),
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        _ => tables,
+    }
+}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+impl LogSql {
+    /// The statements of `group`'s table with those of its log.
+    pub(crate) fn of(dialect: Dialect, log: &TableName, group: &TableName) -> Self {
+        Self::new(dialect, log).map(|text| name_parts(dialect, log, Some(group), text))
+    }
+}
+
+/// Behind all numbers of a log.
+#[cfg(feature = "sqlite")]
+const BEHIND_LOG: i64 = 1 << 61;
+
+#[cfg(feature = "sqlite")]
+impl OutboxSql {
+    /// The statements of a table in which messages of an ordered log keep their numbers: one that is drawn here comes after all of
+    /// those, as in create_log_group_ordered.sql.
+    pub(crate) fn behind_log(self, dialect: Dialect, table: &TableName) -> Self {
+        let last = format!("(SELECT max(seq) FROM {})", quoted(dialect, table));
+        let drawn = format!("max({last}, {BEHIND_LOG})");
+        self.map(|text| text.replace(&format!("{last} + "), &format!("{drawn} + ")))
+    }
 }
 
 #[cfg(feature = "postgres")]
-impl LogSql {
-    /// The statements of `group`'s table with those of its log.
+impl PostgresLogSql {
+    /// As [`LogSql::of`].
+    pub(crate) fn of(dialect: Dialect, log: &TableName, group: &TableName) -> Self {
+        Self::new(dialect, log).map(|text| name_parts(dialect, log, Some(group), text))
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl SqliteLogSql {
+    /// As [`LogSql::of`].
+    pub(crate) fn of(dialect: Dialect, log: &TableName, group: &TableName) -> Self {
+        Self::new(dialect, log).map(|text| name_parts(dialect, log, Some(group), text))
+    }
+}
+
+#[cfg(feature = "wal")]
+impl FeedSql {
+    /// The statements of `group`'s feed with the names of its log.
     pub(crate) fn of(log: &TableName, group: &TableName) -> Self {
-        Self::new(Dialect::Postgres, log).map(|text| name_parts(log, Some(group), text))
+        Self::new(Dialect::Postgres, log).map(|text| name_parts(Dialect::Postgres, log, Some(group), text))
     }
 }
 
 /// The parts of a log that are tables stand in its schema; one of them is the table of a group.
-#[cfg(feature = "postgres")]
-fn name_parts(log: &TableName, group: Option<&TableName>, text: &str) -> String {
-    let (schema, bare) = (schema(log), log.table());
-    let qualify = |text: String, part: &str| {
-        text.replace(&format!("\"{bare}_{part}\""), &format!("\"{schema}\".\"{bare}_{part}\""))
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+fn name_parts(dialect: Dialect, log: &TableName, group: Option<&TableName>, text: &str) -> String {
+    let text = match dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => {
+            ["default", "groups", "ranges"].into_iter().fold(text.to_owned(), |text, part| {
+                let part = format!("{}_{part}", log.table());
+                text.replace(&format!("\"{part}\""), &quoted_partition(log, &part))
+            })
+        }
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        _ => text.to_owned(),
     };
-    let text = ["default", "groups", "ranges"].into_iter().fold(text.to_owned(), qualify);
-    group.map_or(text.clone(), |group| {
-        text.replace(&format!("\"{bare}_group\""), &quoted(Dialect::Postgres, group))
-    })
+    let own = format!("\"{}_group\"", bare(dialect, log));
+    group.map_or(text.clone(), |group| text.replace(&own, &quoted(dialect, group)))
 }
 
 /// Undoes [`create`]: also the wake-up's function, which would be in the way of creating the table again.
@@ -541,7 +655,7 @@ pub(crate) fn repeat_list(sql: &str, n: usize) -> String {
     sql.replace("IN (?)", &format!("IN ({})", vec!["?"; n].join(", ")))
 }
 
-#[cfg(all(test, feature = "postgres", feature = "sqlite", feature = "mysql"))]
+#[cfg(all(test, feature = "wal", feature = "sqlite", feature = "mysql"))]
 mod tests {
     use std::collections::BTreeSet;
 
@@ -567,21 +681,17 @@ mod tests {
         ]
         .concat();
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-        assert_eq!(files("sqlite"), set(&common));
         let own = [
             PostgresSql::NAMES,
             PartitionedSql::NAMES,
-            LogSql::NAMES,
-            &[
-                "create_partitioned",
-                "create_log",
-                "create_log_group",
-                "create_log_group_ordered",
-                "log_partition_holders",
-            ],
+            PostgresLogSql::NAMES,
+            FeedSql::NAMES,
+            &["create_partitioned", "create_log_group", "create_log_group_ordered", "log_partition_holders"],
         ]
         .concat();
-        assert_eq!(files("postgres"), set(&[&common[..], &own].concat()));
+        let with_logs = [&common[..], LogSql::NAMES, &["create_log"]].concat();
+        assert_eq!(files("postgres"), set(&[&with_logs[..], &own].concat()));
+        assert_eq!(files("sqlite"), set(&[&with_logs[..], SqliteLogSql::NAMES].concat()));
         assert_eq!(files("mysql"), set(&[&common[..], MySqlSql::NAMES].concat()));
     }
 
@@ -605,6 +715,32 @@ mod tests {
         assert!(ddl.contains("CREATE TABLE `orders`.`box` ("));
         assert!(ddl.contains("CREATE TABLE IF NOT EXISTS `orders`.`box_dedup` ("));
         assert!(ddl.contains("KEY `box_agenda` (state, due, topic)"));
+    }
+
+    #[test]
+    fn numbers_drawn_beside_a_log_are_behind_it() {
+        let table = TableName::parse("orders.log_group_a").expect("name");
+        let sql = OutboxSql::new(Dialect::Sqlite, &table).behind_log(Dialect::Sqlite, &table);
+        let drawn = "max((SELECT max(seq) FROM \"orders_log_group_a\"), 2305843009213693952) + ";
+        for text in [&sql.settle, &sql.promote, &sql.redrive, &sql.redrive_matching] {
+            assert!(text.contains(drawn), "{text}");
+        }
+        assert!(!sql.stats_sample.contains(drawn), "{}", sql.stats_sample);
+    }
+
+    #[test]
+    fn the_parts_of_a_log_follow_it() {
+        let [log, group] =
+            ["orders.log", "orders.log_group_a"].map(|name| TableName::parse(name).expect("name"));
+        let sql = LogSql::of(Dialect::Sqlite, &log, &group);
+        for part in ["\"orders_log_groups\"", "\"orders_log\""] {
+            assert!(sql.log_claim.contains(part), "{}", sql.log_claim);
+        }
+        assert!(sql.log_recover.contains("\"orders_log_group_a\""), "{}", sql.log_recover);
+        let ddl =
+            create(Kind::Log, Dialect::Sqlite, &log, &Declaration::new().ordered(outbox_core::OnDead::Block));
+        assert!(ddl.contains("CREATE TABLE \"orders_log\" ( -- log schema version 1, ordered"), "{ddl}");
+        assert!(ddl.contains("CREATE TABLE \"orders_log_ranges\"") && !ddl.contains("\"log"), "{ddl}");
     }
 
     #[test]

@@ -16,14 +16,18 @@ pub use postgres::TableListener;
 mod postgres {
     use std::collections::HashSet;
     use std::fmt;
+    use std::pin::pin;
     use std::time::Duration;
 
+    use futures_util::future::{Either, select};
     use outbox_core::{Error, ErrorKind, Listener, Readiness, Result, Wakeup};
     use sea_orm::DatabaseConnectionType;
     use sea_orm::sea_query::Values;
     use sea_orm::sqlx::postgres::{PgArguments, PgListener, PgPoolOptions, PgRow};
     use sea_orm::sqlx::query::Query;
     use sea_orm::sqlx::{self, AssertSqlSafe, ConnectOptions, Postgres, Row};
+    use tokio::sync::watch;
+    use tokio::sync::watch::error::RecvError;
     use uuid::Uuid;
 
     use crate::error::from_sqlx;
@@ -39,7 +43,11 @@ mod postgres {
     /// The listener of an [`OutboxTable`] on PostgreSQL. It owns one direct connection, on which it listens and
     /// holds the guard that tells the trigger to notify.
     #[derive(Debug)]
-    pub struct TableListener(Box<Sleeper>);
+    pub struct TableListener {
+        sleeper: Box<Sleeper>,
+        /// True while something waits that has come by another way than a notification.
+        arrivals: Option<watch::Receiver<bool>>,
+    }
 
     impl Wakeup for OutboxTable {
         type Listener = TableListener;
@@ -64,25 +72,49 @@ mod postgres {
     impl TableListener {
         /// A listener on the guard and the channel of `table`, for what is told by those whom `writers` finds.
         pub(crate) async fn connect(table: OutboxTable, writers: String) -> Result<Self> {
-            Ok(Self(Box::new(Sleeper::connect(table, writers).await?)))
+            Ok(Self { sleeper: Box::new(Sleeper::connect(table, writers).await?), arrivals: None })
+        }
+
+        /// Takes it for a hint, too, when `arrivals` becomes true.
+        #[cfg(feature = "wal")]
+        pub(crate) fn with_arrivals(mut self, arrivals: watch::Receiver<bool>) -> Self {
+            self.arrivals = Some(arrivals);
+            self
+        }
+    }
+
+    /// Waits for what is still there when it is looked at.
+    async fn arrived(arrivals: &mut watch::Receiver<bool>) -> Result<(), RecvError> {
+        loop {
+            arrivals.changed().await?;
+            if *arrivals.borrow_and_update() {
+                return Ok(());
+            }
         }
     }
 
     impl Listener for TableListener {
         async fn prepare(&mut self) -> Result<Readiness> {
-            self.0.prepare().await
+            self.sleeper.prepare().await
         }
 
         async fn hint(&mut self) -> Result<()> {
-            self.0.hint().await
+            let hint = pin!(self.sleeper.hint());
+            let Some(arrivals) = &mut self.arrivals else { return hint.await };
+            match select(hint, pin!(arrived(arrivals))).await {
+                Either::Left((hint, _)) => hint,
+                Either::Right((Ok(()), _)) => Ok(()),
+                // the group's handle is gone
+                Either::Right((Err(_), hint)) => hint.await,
+            }
         }
 
         async fn stand_down(&mut self) -> Result<()> {
-            self.0.stand_down().await
+            self.sleeper.stand_down().await
         }
 
         async fn probe(&mut self) -> Result<bool> {
-            self.0.probe().await
+            self.sleeper.probe().await
         }
     }
 

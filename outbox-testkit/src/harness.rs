@@ -202,6 +202,9 @@ pub struct Capabilities {
     /// What has committed is delivered while a transaction that enqueued before it is still open. False for a storage
     /// that is read in the order of its numbers, such as a log: there it waits for that transaction.
     pub overtaking: bool,
+    /// [`advance`](Harness::advance) also moves when a message was enqueued that is not claimed yet. False where that has left the storage
+    /// already, as with a replication stream.
+    pub moved_enqueues: bool,
 }
 
 impl Capabilities {
@@ -217,6 +220,7 @@ impl Capabilities {
             dedup_keys: true,
             unique_ids: true,
             overtaking: true,
+            moved_enqueues: true,
         }
     }
 
@@ -232,6 +236,7 @@ impl Capabilities {
             dedup_keys: false,
             unique_ids: false,
             overtaking: false,
+            moved_enqueues: false,
         }
     }
 
@@ -274,6 +279,13 @@ impl Capabilities {
     #[must_use]
     pub const fn with_overtaking(mut self, can: bool) -> Self {
         self.overtaking = can;
+        self
+    }
+
+    /// Sets [`moved_enqueues`](Self::moved_enqueues).
+    #[must_use]
+    pub const fn with_moved_enqueues(mut self, can: bool) -> Self {
+        self.moved_enqueues = can;
         self
     }
 

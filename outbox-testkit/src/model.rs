@@ -60,7 +60,7 @@ pub fn model<H: OperationsHarness>(n_sequences: u32, n_ops: usize) {
 ///
 /// There the order between keys is open, so no claim is compared exactly. What the backend hands out must be what the
 /// reference may hand out: with every earlier message of its key that is not over with, in order. And a claim that
-/// is not full must have left nothing that could be claimed.
+/// is not full, and has made nothing dead, must have left nothing that could be claimed.
 ///
 /// # Panics
 /// As [`model`] does.

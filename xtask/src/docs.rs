@@ -50,13 +50,14 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// What stands between backquotes and reads like a test: `module::name`, or a sentence of four words and more.
+/// What stands between backquotes and reads like a test: `module::name`, or a sentence of four words and more that is no metric and
+/// no function of PostgreSQL.
 fn names(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2).filter(|name| {
         let is_path = name.contains("::") && !name.ends_with("::");
         let is_lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_:".contains(&byte);
-        let is_metric = name.starts_with("outbox_") && !is_path;
-        name.bytes().all(is_lower) && !is_metric && (is_path || name.matches('_').count() >= 3)
+        let is_other = ["outbox_", "pg_"].iter().any(|start| name.starts_with(start)) && !is_path;
+        name.bytes().all(is_lower) && !is_other && (is_path || name.matches('_').count() >= 3)
     })
 }
 
@@ -75,7 +76,8 @@ fn missing(text: &str, sources: &[Source]) -> Vec<String> {
 }
 
 /// Settings of servers that read like sentences.
-const SETTINGS: [&str; 2] = ["idle_in_transaction_session_timeout", "innodb_flush_log_at_trx_commit"];
+const SETTINGS: [&str; 3] =
+    ["idle_in_transaction_session_timeout", "innodb_flush_log_at_trx_commit", "max_slot_wal_keep_size"];
 
 #[test]
 fn every_test_that_the_documents_name_exists() {

@@ -36,6 +36,17 @@ pub(crate) struct PostgresSite {
 impl PostgresSite {
     pub(crate) async fn open() -> Result<Self> {
         let (url, server) = find().await?;
+        Self::at(&url, server).await
+    }
+
+    /// A private server that can feed groups from its WAL, with which it writes more.
+    pub(crate) async fn open_logical() -> Result<Self> {
+        let server = Server::local(settings("logical")).await?;
+        let url = server.url().to_owned();
+        Self::at(&url, Some(server)).await
+    }
+
+    async fn at(url: &str, server: Option<Server>) -> Result<Self> {
         let options: PgConnectOptions = url.parse()?;
         let admin = PgPoolOptions::new().max_connections(2).connect_with(options.clone()).await?;
         recreate_databases(&admin).await?;
@@ -193,16 +204,16 @@ async fn find() -> Result<(String, Option<Server>)> {
     if let Ok(url) = env::var(URL) {
         return Ok((url, None));
     }
-    let server = Server::local(settings()).await?;
+    let server = Server::local(settings("replica")).await?;
     Ok((server.url().to_owned(), Some(server)))
 }
 
 /// As durable as a server in use. Its log is in a file that it can read itself: the plans are taken from there.
-fn settings() -> Settings {
+fn settings(wal_level: &str) -> Settings {
     Settings::new(Engine::Postgres)
         .with("fsync", "on")
         .with("synchronous_commit", "on")
-        .with("wal_level", "replica")
+        .with("wal_level", wal_level)
         .with("max_wal_size", "4GB")
         .with("max_connections", "100")
         .with("logging_collector", "on")

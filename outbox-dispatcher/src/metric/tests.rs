@@ -55,6 +55,7 @@ fn each_event(mut tell: impl FnMut(&Event<'_>)) {
         Event::Called { operation: "claim", took: second, end: CallEnd::Ok },
         Event::Enqueued { topic, n_messages: 1 },
         Event::Depth { topic, stats: &TopicStats::default(), is_estimate: false },
+        Event::HeldBack { n_numbers: 1, open_for: second, by: Some("session 1") },
     ] {
         tell(&event);
     }

@@ -2,20 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use outbox_core::{Claim, ClaimRequest, Claimer, Error, ErrorKind, HeldBack, OnDead, Repository, Result};
-use sea_orm::QueryResult;
 use sea_orm::sea_query::Values;
-use sea_orm::sqlx::{self, AssertSqlSafe};
-use uuid::Uuid;
+use sea_orm::{QueryResult, Value};
 
 use super::LogGroup;
-use super::range::Place;
 use super::reader::{Poll, Reader};
 use crate::dialect::Dialect;
-use crate::error::from_sqlx;
-use crate::postgres::micros;
-use crate::row::{ClaimedRow, Readable, ToDatabase, column, read};
+use crate::row::{ClaimedRow, Readable, column, from_duration};
 
 /// How long claims may take from the log only.
 const OWN_INTERVAL: Duration = Duration::from_millis(100);
@@ -23,6 +17,9 @@ const OWN_INTERVAL: Duration = Duration::from_millis(100);
 const LEASES_INTERVAL: Duration = Duration::from_secs(1);
 /// The most rows that one statement examines where it finds none that the group wants.
 const MAX_EXAMINED: i64 = 10_000;
+/// How many times the payloads of a range may be as large as the ones before, until `max_bytes` makes it shorter than it was leased.
+#[cfg(feature = "postgres")]
+const MARGIN: u64 = 2;
 /// The most expired ranges that one claim gives up.
 const MAX_EXPIRED: i64 = 10;
 
@@ -37,6 +34,8 @@ struct Loop {
     is_recovering: bool,
     /// The claim before took from the group's own table: it is the log's turn.
     is_log_next: bool,
+    /// The mean size of the payloads that were read last.
+    payload_bytes: Option<u64>,
 }
 
 impl Loop {
@@ -50,7 +49,20 @@ impl Loop {
             next_expiry: None,
             is_recovering: false,
             is_log_next: false,
+            payload_bytes: None,
         })
+    }
+
+    /// Whether so many messages are sure enough to be within a limit.
+    #[cfg(feature = "postgres")]
+    fn is_within(&self, max_bytes: Option<u64>, n: usize) -> bool {
+        let likely = self.payload_bytes.map(|mean| mean.saturating_mul(MARGIN * n as u64));
+        max_bytes.is_none_or(|max| likely.is_some_and(|likely| likely <= max))
+    }
+
+    fn note_size(&mut self, rows: &[ClaimedRow]) {
+        let n_bytes: usize = rows.iter().map(ClaimedRow::payload_len).sum();
+        self.payload_bytes = n_bytes.checked_div(rows.len()).map(|mean| mean as u64).or(self.payload_bytes);
     }
 
     fn are_leases_due(&self, now: Instant) -> bool {
@@ -62,9 +74,9 @@ impl Loop {
 }
 
 /// One claim in the making.
-struct Claiming<'a> {
-    group: &'a LogGroup,
-    request: &'a ClaimRequest,
+pub(super) struct Claiming<'a> {
+    pub(super) group: &'a LogGroup,
+    pub(super) request: &'a ClaimRequest,
     kept: Loop,
     claim: Claim,
     look_in: Option<Duration>,
@@ -96,10 +108,10 @@ pub(super) async fn read_ahead(group: &LogGroup) -> Result<()> {
     let request = ClaimRequest::new(1, Duration::from_secs(1));
     let kept = Loop::of(group, &request);
     let mut claiming = Claiming { group, request: &request, kept, claim: Claim::default(), look_in: None };
-    while let Some(Unread { horizon, .. }) = claiming.unread().await? {
-        let taken = claiming.take_ordered(horizon, MAX_EXAMINED, 0).await?;
+    while let Some(unread) = claiming.unread().await? {
+        let Some(taken) = claiming.take(&unread, MAX_EXAMINED, 0).await? else { continue };
         if taken.is_all {
-            group.reader.lock().await.examined(horizon);
+            group.reader.lock().await.examined(unread.horizon);
         } else if taken.n_examined == 0 {
             break;
         }
@@ -117,7 +129,7 @@ impl Claiming<'_> {
             self.kept.is_log_next = true;
             return Ok(());
         }
-        self.take_log().await?;
+        self.take_unread().await?;
         let n_left = self.n_left();
         let may_add = self.claim.messages.is_empty() || self.request.max_bytes.is_none();
         if !is_own_first && n_left > 0 && may_add {
@@ -126,9 +138,29 @@ impl Claiming<'_> {
         Ok(())
     }
 
+    /// Claims what the group has not read yet.
+    async fn take_unread(&mut self) -> Result<()> {
+        #[cfg(feature = "wal")]
+        if super::feed::take(self).await? {
+            return Ok(());
+        }
+        self.take_log().await
+    }
+
+    #[cfg(feature = "wal")]
+    pub(super) fn is_empty(&self) -> bool {
+        self.claim.messages.is_empty()
+    }
+
+    /// Asks to be called again after this time although nobody says that there is something.
+    #[cfg(feature = "wal")]
+    pub(super) fn look_in_at_most(&mut self, look_in: Option<Duration>) {
+        self.look_in = self.look_in.into_iter().chain(look_in).min();
+    }
+
     async fn is_own_due(&self) -> bool {
         let at = self.group.reader.lock().await.own_at;
-        self.request.claimer.is_some() && at.is_some_and(|at| at.elapsed() >= OWN_INTERVAL)
+        self.request.claimer.is_some() && at.is_none_or(|at| at.elapsed() >= OWN_INTERVAL)
     }
 
     /// Claims from the group's own table, apart from what is claimed already, and says whether it found something.
@@ -161,9 +193,7 @@ impl Claiming<'_> {
             return Ok(false);
         }
         for _ in 0..n_expired.min(MAX_EXPIRED) {
-            let values = Values(vec![self.group.name().into(), self.group.order().is_some().into()]);
-            let hot = self.group.log.table.hot()?;
-            self.group.log.table.execute("claim", hot, &self.group.sql.log_recover, values).await?;
+            give_up(self.group).await?;
         }
         let mut request = self.request.clone();
         request.claimer = None;
@@ -174,27 +204,29 @@ impl Claiming<'_> {
 
     /// How many ranges have expired.
     async fn look_at_leases(&mut self) -> Result<i64> {
-        let row = row(self.group, &self.group.sql.log_leases).await?;
+        let row = of_group(self.group, &self.group.sql.log_leases).await?;
         let now = Instant::now();
         self.kept.leases_at = Some(now);
         let known = self.kept.next_expiry.filter(|expiry| *expiry > now);
-        let next = micros(&row, 1)?.map(|next| now + next);
+        let next = elapse(self.group, &row, 1)?.map(|next| now + next);
         self.kept.next_expiry = known.into_iter().chain(next).min();
         column(&row, 0)
     }
 
     /// Leases the next range of the log that holds a message for this claim; and the one behind it where the first ended
     /// at a horizon that is older than this claim.
-    async fn take_log(&mut self) -> Result<()> {
+    pub(super) async fn take_log(&mut self) -> Result<()> {
         let mut n_examined = self.request.limit as i64;
-        while let Some(Unread { horizon, is_fresh }) = self.unread().await? {
-            let taken = self.take(horizon, n_examined).await?;
+        while let Some(unread) = self.unread().await? {
+            let Some(taken) = self.take(&unread, n_examined, self.n_left()).await? else { continue };
             let is_all = taken.is_all;
+            self.kept.note_size(&taken.rows);
             if is_all {
-                self.group.reader.lock().await.examined(horizon);
+                self.group.reader.lock().await.examined(unread.horizon);
             }
             self.add(taken.rows).await?;
-            let may_go_on = is_all && !is_fresh && self.request.max_bytes.is_none() && self.n_left() > 0;
+            let may_go_on =
+                is_all && !unread.is_fresh && self.request.max_bytes.is_none() && self.n_left() > 0;
             if !self.claim.is_empty() && !may_go_on {
                 return Ok(());
             }
@@ -203,70 +235,54 @@ impl Claiming<'_> {
         Ok(())
     }
 
+    /// Whether so many messages are sure enough to be within the bytes that the claim may take.
+    #[cfg(feature = "postgres")]
+    pub(super) fn is_within(&self, n: usize) -> bool {
+        self.kept.is_within(self.request.max_bytes, n)
+    }
+
     /// How many messages more the claim may take.
-    fn n_left(&self) -> usize {
+    pub(super) fn n_left(&self) -> usize {
         self.request.limit - self.claim.messages.len()
     }
 
     /// The horizon, where something may be unread below it. One poll at a time, so that they are learned in their order.
     async fn unread(&mut self) -> Result<Option<Unread>> {
         let mut reader = self.group.reader.lock().await;
-        if let Some(horizon) = reader.unread() {
-            return Ok(Some(Unread { horizon, is_fresh: false }));
+        let known = Unread::of(&reader, false);
+        if known.is_some() {
+            return Ok(known);
         }
-        let now = poll(self.group, &mut reader).await?;
+        let Some(Polled { now, is_fed }) = poll(self.group, &mut reader).await? else {
+            return Err(standby(self.group));
+        };
+        if is_fed && !self.group.has_feed() {
+            reader.forget();
+            return Err(fed(self.group));
+        }
         self.look_in = reader.look_in(now);
-        Ok(reader.unread().map(|horizon| Unread { horizon, is_fresh: true }))
+        Ok(Unread::of(&reader, true))
     }
 
-    /// By the plain statement where it can.
-    async fn take(&self, horizon: i64, n_examined: i64) -> Result<Taken> {
-        let (sql, limit) = (&self.group.sql, self.n_left() as i64);
-        if self.group.order().is_some() {
-            return self.take_ordered(horizon, n_examined, limit).await;
-        }
-        let taken = self.run_claim(&sql.log_claim, horizon, n_examined, limit).await?;
-        if taken.is_refused {
-            return self.run_claim(&sql.log_claim_mixed, horizon, n_examined, limit).await;
-        }
-        Ok(taken)
-    }
-
-    /// It is refused while others have claimed since it began: one of them gets on each time.
-    async fn take_ordered(&self, horizon: i64, n_examined: i64, limit: i64) -> Result<Taken> {
-        loop {
-            let sql = &self.group.sql.log_claim_ordered;
-            let taken = self.run_claim(sql, horizon, n_examined, limit).await?;
-            if !taken.is_refused {
-                return Ok(taken);
+    /// `None` where what was known of the horizon has turned out to be void.
+    async fn take(&self, unread: &Unread, n_examined: i64, limit: usize) -> Result<Option<Taken>> {
+        match self.group.dialect {
+            #[cfg(feature = "postgres")]
+            Dialect::Postgres => super::postgres::take(self, unread, n_examined, limit).await,
+            #[cfg(feature = "sqlite")]
+            Dialect::Sqlite => {
+                // whatever is there is committed
+                let _ = unread;
+                super::sqlite::take(self.group, self.request, n_examined, limit).await.map(Some)
             }
+            #[cfg(feature = "mysql")]
+            Dialect::MySql => Ok(Some(Taken::default())),
         }
     }
 
-    /// Runs a claim. Rows are decoded while the server is still working on the next ones.
-    async fn run_claim(&self, sql: &str, horizon: i64, n_examined: i64, limit: i64) -> Result<Taken> {
-        let (request, token) = (self.request, Uuid::new_v4());
-        let query = sqlx::query(AssertSqlSafe(sql.to_owned()))
-            .bind(self.group.name())
-            .bind(token)
-            .bind(request.lease.micros())
-            .bind(n_examined)
-            .bind(request.topics.as_deref())
-            .bind(request.max_bytes.map_or(i64::MAX, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)))
-            .bind(horizon)
-            .bind(limit);
-        let mut stream = query.fetch(self.group.log.table.hot()?.get_postgres_connection_pool());
-        let mut taken = None::<Taken>;
-        while let Some(row) = stream.next().await {
-            let row = row.map_err(|error| from_sqlx("claim", self.group.log.name(), error))?;
-            taken.get_or_insert_default().add(&row.into(), token, self.group.order().is_some())?;
-        }
-        taken.ok_or_else(|| unknown(self.group))
-    }
-
-    async fn add(&mut self, rows: Vec<ClaimedRow>) -> Result<()> {
+    pub(super) async fn add(&mut self, rows: Vec<ClaimedRow>) -> Result<()> {
         let blocks = self.group.order() == Some(OnDead::Block);
-        let Readable { messages, burials, n_dead } = read(rows, blocks);
+        let Readable { messages, burials, n_dead } = crate::row::read(rows, blocks);
         if !burials.is_empty() {
             // a lease lost meanwhile is somebody else's to bury
             let _ = self.group.settle(burials).await?;
@@ -277,83 +293,147 @@ impl Claiming<'_> {
     }
 }
 
-/// The first row of a statement whose parameter is the group.
-async fn row(group: &LogGroup, sql: &str) -> Result<QueryResult> {
-    let values = Values(vec![group.name().into()]);
-    let rows = group.log.table.query("claim", group.log.table.hot()?, sql, values).await?;
-    rows.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))
+/// Makes what is not settled of an expired range messages of the group's own table.
+async fn give_up(group: &LogGroup) -> Result<()> {
+    match group.dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => {
+            let values = Values(vec![group.name().into(), group.order().is_some().into()]);
+            let hot = group.log.table.hot()?;
+            group.log.table.execute("claim", hot, &group.sql.log_recover, values).await.map(drop)
+        }
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => super::sqlite::give_up(group).await,
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => Ok(()),
+    }
 }
 
-fn unknown(group: &LogGroup) -> Error {
+/// The first row of a statement.
+async fn row(group: &LogGroup, sql: &str, values: Vec<Value>) -> Result<Option<QueryResult>> {
+    let rows = group.log.table.query("claim", group.log.table.hot()?, sql, Values(values)).await?;
+    Ok(rows.into_iter().next())
+}
+
+/// The row of a statement whose parameter is the group.
+async fn of_group(group: &LogGroup, sql: &str) -> Result<QueryResult> {
+    let row = row(group, sql, vec![group.name().into()]).await?;
+    row.ok_or_else(|| Error::new(ErrorKind::Other, "claim"))
+}
+
+pub(super) fn unknown(group: &LogGroup) -> Error {
     let detail = format!("there is no group {}: register it", group.name());
     Error::new(ErrorKind::Schema, "claim").with_table(group.log.name()).with_detail(detail)
 }
 
-/// Asks how far the log may be read.
-async fn poll(group: &LogGroup, reader: &mut Reader) -> Result<Instant> {
-    let row = row(group, &group.sql.log_horizon).await?;
-    let position = column::<Option<i64>>(&row, 2)?.ok_or_else(|| unknown(group))?;
-    let poll =
-        Poll { last: column(&row, 0)?, holders: column(&row, 1)?, position, session: column(&row, 3)? };
-    let now = Instant::now();
-    reader.learn(poll, now);
-    Ok(now)
+fn fed(group: &LogGroup) -> Error {
+    let detail =
+        format!("group {} is fed from the WAL: claim it with with_feed, or call stop_feed", group.name());
+    Error::new(ErrorKind::Schema, "claim").with_table(group.log.name()).with_detail(detail)
 }
 
-/// What keeps the group from reading on.
+/// What else a poll has found out.
+pub(super) struct Polled {
+    now: Instant,
+    /// The WAL delivers all that is not read.
+    is_fed: bool,
+}
+
+pub(super) fn standby(group: &LogGroup) -> Error {
+    let detail = "this is a standby: groups claim from the primary";
+    Error::new(ErrorKind::ReadOnly, "claim").with_table(group.log.name()).with_detail(detail)
+}
+
+/// Asks how far the log may be read. A standby cannot say: it has no locks of writers.
+pub(super) async fn poll(group: &LogGroup, reader: &mut Reader) -> Result<Option<Polled>> {
+    let row = of_group(group, &group.sql.log_horizon).await?;
+    let position = column::<Option<i64>>(&row, 2)?.ok_or_else(|| unknown(group))?;
+    let last = column(&row, 0)?;
+    let poll = match group.dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres if column(&row, 4)? => return Ok(None),
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => Poll { last, holders: column(&row, 1)?, position, session: column(&row, 3)? },
+        // what is committed is below everything that is not: there is nobody to wait for
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        _ => Poll { last, holders: Vec::new(), position, session: String::new() },
+    };
+    let is_fed = match group.dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => column(&row, 5)?,
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        _ => false,
+    };
+    let now = Instant::now();
+    reader.learn(poll, now);
+    Ok(Some(Polled { now, is_fed }))
+}
+
+/// What keeps the group from reading on. Nothing on a standby, where nobody reads on.
 pub(super) async fn held_back(group: &LogGroup) -> Result<Option<HeldBack>> {
+    match group.dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => held_back_postgres(group).await,
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        _ => Ok(None),
+    }
+}
+
+#[cfg(feature = "postgres")]
+async fn held_back_postgres(group: &LogGroup) -> Result<Option<HeldBack>> {
     let mut reader = group.reader.lock().await;
-    poll(group, &mut reader).await?;
+    let is_standby = poll(group, &mut reader).await?.is_none();
     let n_numbers = reader.n_held();
     drop(reader);
-    if n_numbers == 0 {
+    if is_standby || n_numbers == 0 {
         return Ok(None);
     }
-    let sql = &group.sql.log_blockers;
+    blocker(group, n_numbers).await
+}
+
+#[cfg(feature = "postgres")]
+async fn blocker(group: &LogGroup, n_numbers: u64) -> Result<Option<HeldBack>> {
+    let sql = &group.postgres.log_blockers;
     let rows = group.log.table.query("stats", &group.log.table.db, sql, Values(Vec::new())).await?;
     // it may have ended meanwhile
     let Some(row) = rows.first() else { return Ok(None) };
-    let open_for = micros(row, 1)?.unwrap_or_default();
+    let open_for = elapse(group, row, 1)?.unwrap_or_default();
     Ok(Some(HeldBack { n_numbers, by: column(row, 0)?, open_for }))
 }
 
+/// A duration in the column at `index`.
+fn elapse(group: &LogGroup, row: &QueryResult, index: usize) -> Result<Option<Duration>> {
+    Ok(column::<Option<i64>>(row, index)?.map(|value| from_duration(group.dialect, value)))
+}
+
 /// Up to where the log may be read.
-struct Unread {
-    horizon: i64,
+pub(super) struct Unread {
+    pub(super) horizon: i64,
+    /// For which this holds.
+    #[cfg(feature = "postgres")]
+    pub(super) sessions: Vec<String>,
     /// It was asked for just now.
     is_fresh: bool,
 }
 
-/// What one statement took of the log.
-#[derive(Default)]
-struct Taken {
-    rows: Vec<ClaimedRow>,
-    /// The plain statement was not enough.
-    is_refused: bool,
-    /// It examined everything up to the horizon.
-    is_all: bool,
-    /// On an ordered log: how many rows are behind the position now.
-    n_examined: i64,
+impl Unread {
+    fn of(reader: &Reader, is_fresh: bool) -> Option<Self> {
+        let unread = |horizon| Self {
+            horizon,
+            #[cfg(feature = "postgres")]
+            sessions: reader.sessions(),
+            is_fresh,
+        };
+        reader.unread().map(unread)
+    }
 }
 
-impl Taken {
-    /// As a claim of a queue, then whether it took, and whether it examined everything; on an ordered log the place in the range, and
-    /// how much it examined. A row without a message has no number and no place.
-    fn add(&mut self, row: &QueryResult, token: Uuid, is_ordered: bool) -> Result<()> {
-        if self.rows.is_empty() {
-            self.is_refused = !column::<bool>(row, 10)?;
-            self.is_all = column(row, 11)?;
-            self.n_examined = if is_ordered { column(row, 13)? } else { 0 };
-        }
-        if column::<Option<i64>>(row, 0)?.is_none() {
-            return Ok(());
-        }
-        let mut claimed = ClaimedRow::decode(Dialect::Postgres, row, token)?;
-        let place = if is_ordered { column::<i64>(row, 12)? as usize } else { self.rows.len() };
-        if let Some(lease) = claimed.lease_mut() {
-            Place::enter(place, lease);
-        }
-        self.rows.push(claimed);
-        Ok(())
-    }
+/// What was taken of the log at once.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) rows: Vec<ClaimedRow>,
+    /// It examined everything up to the horizon.
+    pub(super) is_all: bool,
+    /// On an ordered log: how many rows are behind the position now.
+    pub(super) n_examined: i64,
 }

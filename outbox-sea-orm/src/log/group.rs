@@ -10,8 +10,14 @@ use tokio::sync::Mutex;
 
 use super::OutboxLog;
 use super::reader::Reader;
+use crate::dialect::Dialect;
 use crate::repository::OutboxTable;
 use crate::sql::LogSql;
+#[cfg(feature = "postgres")]
+use crate::sql::PostgresLogSql;
+#[cfg(feature = "sqlite")]
+use crate::sql::SqliteLogSql;
+#[cfg(feature = "postgres")]
 use crate::wakeup::TableListener;
 
 /// One consumer group of a log: [`Repository`], [`Operations`](outbox_core::Operations), [`Wakeup`] and [`Transactions`], so that
@@ -32,19 +38,34 @@ pub struct LogGroup {
     /// What did not simply succeed.
     pub(super) own: OutboxTable,
     pub(super) name: Arc<str>,
+    pub(super) dialect: Dialect,
     pub(super) sql: Arc<LogSql>,
+    #[cfg(feature = "postgres")]
+    pub(super) postgres: Arc<PostgresLogSql>,
+    #[cfg(feature = "sqlite")]
+    pub(super) sqlite: Arc<SqliteLogSql>,
     pub(super) reader: Arc<Mutex<Reader>>,
+    #[cfg(feature = "wal")]
+    pub(super) feed: Option<Arc<super::feed::Feed>>,
 }
 
 impl LogGroup {
     pub(super) fn new(log: &OutboxLog, name: &str) -> Result<Self> {
+        let dialect = log.require_logs()?;
         let own = OutboxTable::new(&log.table.db, log.group_table(name)?).declared(log.own_declaration());
         Ok(Self {
-            sql: Arc::new(LogSql::of(log.name(), own.name())),
-            own: own.sharing(&log.table),
+            dialect,
+            sql: Arc::new(LogSql::of(dialect, log.name(), own.name())),
+            #[cfg(feature = "postgres")]
+            postgres: Arc::new(PostgresLogSql::of(dialect, log.name(), own.name())),
+            #[cfg(feature = "sqlite")]
+            sqlite: Arc::new(SqliteLogSql::of(dialect, log.name(), own.name())),
+            own: own.of_group(&log.table),
             log: log.clone(),
             name: name.into(),
             reader: Arc::default(),
+            #[cfg(feature = "wal")]
+            feed: None,
         })
     }
 
@@ -56,6 +77,14 @@ impl LogGroup {
     /// What a dead letter means to its key, where the log is ordered.
     pub(super) fn order(&self) -> Option<OnDead> {
         self.log.declared.ordered
+    }
+
+    /// Whether it can be fed from the WAL.
+    pub(super) fn has_feed(&self) -> bool {
+        #[cfg(feature = "wal")]
+        return self.feed.is_some();
+        #[cfg(not(feature = "wal"))]
+        return false;
     }
 
     /// The table of what did not simply succeed: an outbox table.
@@ -106,14 +135,30 @@ impl Transactions for LogGroup {
     }
 }
 
+#[cfg(feature = "postgres")]
 impl Wakeup for LogGroup {
     type Listener = TableListener;
 
-    /// One connection for the log and the group's own table; see [`OutboxTable`].
+    /// One connection for the log and the group's own table; see [`OutboxTable`]. None on SQLite.
     async fn listen(&self) -> Result<Option<TableListener>> {
         if !self.log.table.can_listen() {
             return Ok(None);
         }
-        TableListener::connect(self.log.table.clone(), self.sql.log_writers.clone()).await.map(Some)
+        let listener =
+            TableListener::connect(self.log.table.clone(), self.postgres.log_writers.clone()).await?;
+        #[cfg(feature = "wal")]
+        if let Some(feed) = &self.feed {
+            return Ok(Some(listener.with_arrivals(feed.arrivals())));
+        }
+        Ok(Some(listener))
+    }
+}
+
+#[cfg(not(feature = "postgres"))]
+impl Wakeup for LogGroup {
+    type Listener = outbox_core::NoListener;
+
+    async fn listen(&self) -> Result<Option<Self::Listener>> {
+        Ok(None)
     }
 }

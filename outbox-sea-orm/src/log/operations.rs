@@ -11,6 +11,8 @@ use super::LogGroup;
 impl Operations for LogGroup {
     /// What is in the group's own table, and in the log behind what the group has read; and who keeps it from reading on.
     async fn stats(&self) -> Result<Stats> {
+        #[cfg(feature = "wal")]
+        super::feed::settle_position(self).await?;
         let mut stats = self.own.stats().await?;
         let values = Values(vec![self.name().into(), (MAX_COUNTED as i64 + 1).into()]);
         let of_log = Stats::new(self.log.table.counts(&self.sql.log_stats, values).await?.topics());
@@ -43,7 +45,8 @@ impl Operations for LogGroup {
         self.own.discard_matching(filter, limit).await
     }
 
-    /// Reads on in the log while all that is there waits for its key. What stands behind a message that can be claimed is not
+    /// Reads on in the log while all that is there waits for its key, as a claim does: it moves the position and copies what waits to the
+    /// group's own table, so it needs the rights of a dispatcher, and a primary. What stands behind a message that can be claimed is not
     /// counted until that is.
     async fn blocked_keys(&self, query: BlockedQuery) -> Result<BlockedPage> {
         if self.order().is_some() {
@@ -83,7 +86,12 @@ impl Operations for LogGroup {
         let mut found = self.own.doctor(patience).await?;
         let held_back = super::claim::held_back(self).await?;
         found.extend(held_back.filter(|held| held.open_for >= patience).map(open_transaction));
-        found.extend(crate::partitions::findings(&self.log.table, self.log.partitions().as_ref()).await?);
+        #[cfg(feature = "postgres")]
+        if self.dialect == crate::dialect::Dialect::Postgres {
+            #[cfg(feature = "wal")]
+            found.extend(super::feed::findings(self).await?);
+            found.extend(crate::partitions::findings(&self.log.table, self.log.partitions().as_ref()).await?);
+        }
         Ok(found)
     }
 }

@@ -5,6 +5,9 @@ use uuid::Uuid;
 
 /// Places in a range; more than [`MAX_BATCH`](outbox_core::MAX_BATCH).
 const PLACES: u64 = 1_024;
+/// The most messages of a range.
+#[cfg(feature = "sqlite")]
+pub(super) const MAX_MESSAGES: usize = outbox_core::MAX_BATCH;
 
 /// One message of a leased range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,12 +1,16 @@
 //! How far the log may be read: docs/decisions/071.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::postgres::Horizon;
+use crate::horizon::Horizon;
 
-/// The most sessions whose names are remembered.
-const MAX_SESSIONS: usize = 64;
+/// Where more sessions than these are known, those that were met long ago are forgotten: most of them are gone.
+const MANY_SESSIONS: usize = 64;
+const LONG_AGO: Duration = Duration::from_secs(30 * 60);
+/// The most sessions whose names are remembered. A pool uses its connections in turn, so where it has more of them, each is always
+/// a new one, and nothing is ever read.
+const MAX_SESSIONS: usize = 1_024;
 /// How soon and how late a reader looks again while an open transaction holds it back.
 const SOON: Duration = Duration::from_millis(2);
 const LATE: Duration = Duration::from_millis(500);
@@ -15,7 +19,8 @@ const LATE: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub(super) struct Reader {
     horizon: Horizon,
-    sessions: HashSet<String>,
+    /// And when they were met.
+    sessions: HashMap<String, Instant>,
     /// Everything up to here has been examined by some dispatcher of the group.
     read_to: i64,
     held_since: Option<Instant>,
@@ -37,10 +42,16 @@ impl Reader {
         (self.horizon.at > self.read_to).then_some(self.horizon.at)
     }
 
+    /// Nothing can appear up to here any more.
+    #[cfg(feature = "wal")]
+    pub(super) fn horizon(&self) -> i64 {
+        self.horizon.at
+    }
+
     pub(super) fn learn(&mut self, poll: Poll, now: Instant) {
         let is_held = !poll.holders.is_empty();
-        if !self.sessions.contains(&poll.session) {
-            self.meet(poll.session);
+        if !self.sessions.contains_key(&poll.session) {
+            self.meet(poll.session, now);
         }
         let at = self.horizon.at;
         if !self.horizon.learn(poll.last, poll.holders.clone(), at) {
@@ -52,22 +63,33 @@ impl Reader {
         self.held_since = (is_held && self.horizon.at < self.horizon.last).then(|| was_held.unwrap_or(now));
     }
 
-    /// A session that nobody knows: the server may have crashed since the others were seen, and then it hands out again
-    /// numbers that it had handed out before.
-    fn meet(&mut self, session: String) {
+    /// The sessions for which the horizon holds.
+    #[cfg(feature = "postgres")]
+    pub(super) fn sessions(&self) -> Vec<String> {
+        self.sessions.keys().cloned().collect()
+    }
+
+    /// A session that nobody knows: the server may have crashed, or another one taken over, since the others were seen, and then it
+    /// hands out again numbers that were handed out before.
+    pub(super) fn meet(&mut self, session: String, now: Instant) {
+        if self.sessions.len() >= MANY_SESSIONS {
+            self.sessions.retain(|_, met_at| now.duration_since(*met_at) < LONG_AGO);
+        }
         if self.sessions.len() >= MAX_SESSIONS {
             self.sessions.clear();
         }
-        self.sessions.insert(session);
+        self.sessions.insert(session, now);
         self.forget();
     }
 
-    fn forget(&mut self) {
+    /// Knows nothing any more.
+    pub(super) fn forget(&mut self) {
         self.horizon = Horizon::default();
         self.read_to = 0;
     }
 
     /// How many numbers were handed out that may not be read yet, as of the last poll.
+    #[cfg(any(test, feature = "postgres"))]
     pub(super) fn n_held(&self) -> u64 {
         let n = self.horizon.last - self.horizon.at.max(self.read_to);
         u64::try_from(n).unwrap_or_default()
@@ -105,6 +127,38 @@ mod tests {
         assert_eq!(reader.unread(), None, "nobody knows since when it holds the lock");
         reader.learn(poll(40, &["1/3"], "a"), now);
         assert_eq!(reader.unread(), Some(30), "the old session is known");
+    }
+
+    #[test]
+    fn reader_reads_on_whatever_the_number_of_connections() {
+        let (mut reader, now, n_connections) = (Reader::default(), Instant::now(), 500);
+        // a poll and a claim, each over the connection that has not been used for the longest time
+        let mut in_turn = (0..n_connections).cycle().map(|n| format!("session {n}"));
+        let is_read = (0..2 * n_connections).any(|_| {
+            let (polling, claiming) = (in_turn.next().expect("one"), in_turn.next().expect("one"));
+            reader.learn(poll(10, &[], &polling), now);
+            let is_known = reader.sessions().contains(&claiming);
+            if !is_known {
+                reader.meet(claiming, now);
+            }
+            is_known && reader.unread() == Some(10)
+        });
+        assert!(is_read);
+    }
+
+    #[test]
+    fn sessions_that_are_gone_are_forgotten() {
+        let (mut reader, now) = (Reader::default(), Instant::now());
+        for n in 0..2 * MANY_SESSIONS {
+            reader.meet(format!("session {n}"), now);
+        }
+        assert_eq!(reader.sessions().len(), 2 * MANY_SESSIONS);
+        reader.meet("new".to_owned(), now + LONG_AGO);
+        assert_eq!(reader.sessions(), ["new"]);
+        for n in 0..2 * MAX_SESSIONS {
+            reader.meet(format!("session {n}"), now + LONG_AGO);
+        }
+        assert!(reader.sessions().len() <= MAX_SESSIONS);
     }
 
     #[test]

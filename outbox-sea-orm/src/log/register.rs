@@ -1,14 +1,16 @@
 use std::time::{Duration, Instant};
 
 use outbox_core::{Error, ErrorKind, MAX_DELAY, Result};
-use sea_orm::sea_query::{ArrayType, Values};
+use sea_orm::sea_query::Values;
 use sea_orm::{ConnectionTrait, QueryResult, Value};
 
 use super::{LogGroup, OutboxLog};
+#[cfg(feature = "postgres")]
+use crate::context::Transaction;
 use crate::context::{SeaOrmContext, transactor};
 use crate::dialect::Dialect;
 use crate::error::from_db;
-use crate::row::{ToDatabase, column};
+use crate::row::{column, duration};
 use crate::sql::Kind;
 
 /// How long a registration waits for transactions that have enqueued and are still open.
@@ -68,10 +70,18 @@ impl Subscription {
         }
     }
 
-    fn topics(&self) -> Value {
-        let elements =
-            |topics: &Vec<String>| Box::new(topics.iter().map(|topic| Value::from(topic.as_str())).collect());
-        Value::Array(ArrayType::String, self.topics.as_ref().map(elements))
+    fn topics(&self, dialect: Dialect) -> Value {
+        match dialect {
+            #[cfg(feature = "postgres")]
+            Dialect::Postgres => {
+                let elements = |topics: &Vec<String>| {
+                    Box::new(topics.iter().map(|topic| Value::from(topic.as_str())).collect())
+                };
+                Value::Array(sea_orm::sea_query::ArrayType::String, self.topics.as_ref().map(elements))
+            }
+            #[allow(unreachable_patterns, reason = "there may be no other")]
+            _ => self.topics.as_ref().map(|topics| serde_json::json!(topics).to_string()).into(),
+        }
     }
 }
 
@@ -88,37 +98,77 @@ impl OutboxLog {
     pub async fn register(&self, subscription: Subscription) -> Result<LogGroup> {
         subscription.validate()?;
         let group = self.group(&subscription.name)?;
-        self.require_postgres()?;
         if self.update_topics(&subscription).await? {
             return Ok(group);
         }
         let declared = self.own_declaration();
-        crate::schema::migrate(&self.table.db, Dialect::Postgres, Kind::Outbox, group.table(), &declared)
-            .await?;
+        crate::schema::migrate(&self.table.db, group.dialect, Kind::Outbox, group.table(), &declared).await?;
         let position = self.position(&group, subscription.start).await?;
         self.insert(&group, &subscription, position).await?;
         Ok(group)
     }
 
-    /// Removes a group and what it has not delivered, dead letters included. Whether it was there.
+    /// Removes a group and what it has not delivered, dead letters included; and its replication slot, where it is fed from the WAL,
+    /// as a role that may. Whether it was there.
     ///
     /// # Errors
-    /// Those of the database; [`InvalidInput`](ErrorKind::InvalidInput) for an impossible name.
+    /// Those of the database; [`InvalidInput`](ErrorKind::InvalidInput) for an impossible name; [`Contention`](ErrorKind::Contention)
+    /// that names the slot where it is left, because somebody still reads it: drop it with `pg_drop_replication_slot`.
     pub async fn unregister(&self, name: &str) -> Result<bool> {
         let group = self.group(name)?;
-        let drop_group = crate::sql::drop_log_group(group.table());
+        let drop_group = crate::sql::drop_log_group(group.dialect, group.table());
         let [delete_group, delete_ranges] = [&group.sql.log_group_delete, &group.sql.log_ranges_delete];
-        transactor(&self.table.db)
+        let (slot, n) = transactor(&self.table.db)
             .run(async |cx| {
                 let connection = cx.connection()?;
                 let values = || Values(vec![name.into()]);
+                #[cfg(feature = "postgres")]
+                let slot = self.slot(&group, connection).await?;
+                #[cfg(not(feature = "postgres"))]
+                let slot = None::<String>;
                 let n = self.table.execute("unregister", connection, delete_group, values()).await?;
                 self.table.execute("unregister", connection, delete_ranges, values()).await?;
                 let dropped = connection.execute_unprepared(&drop_group).await;
                 dropped.map_err(|error| from_db("unregister", self.name(), error))?;
-                Ok(n > 0)
+                Ok((slot, n))
             })
-            .await
+            .await?;
+        match slot {
+            #[cfg(feature = "postgres")]
+            Some(slot) => self.drop_slot(&group, &slot).await?,
+            _ => {}
+        }
+        Ok(n > 0)
+    }
+
+    /// The replication slot of a group that is fed from the WAL.
+    #[cfg(feature = "postgres")]
+    async fn slot(&self, group: &LogGroup, connection: &Transaction) -> Result<Option<String>> {
+        if group.dialect != Dialect::Postgres {
+            return Ok(None);
+        }
+        let (sql, values) = (&group.postgres.log_group_slot, Values(vec![group.name().into()]));
+        let rows = self.table.query("unregister", connection, sql, values).await?;
+        rows.first().map_or(Ok(None), |row| column(row, 0))
+    }
+
+    /// Waits until whoever reads it has noticed that the group is gone.
+    #[cfg(feature = "postgres")]
+    async fn drop_slot(&self, group: &LogGroup, slot: &str) -> Result<()> {
+        let started = Instant::now();
+        let values = || Values(vec![slot.into()]);
+        while started.elapsed() < PATIENCE {
+            let rows = self
+                .table
+                .query("unregister", &self.table.db, &group.postgres.log_slot_drop, values())
+                .await?;
+            if rows.iter().all(|row| column(row, 0).is_ok_and(|is_active: bool| !is_active)) {
+                return Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        let detail = format!("the group is gone and its slot {slot} is left: somebody reads it");
+        Err(Error::new(ErrorKind::Contention, "unregister").with_table(self.name()).with_detail(detail))
     }
 
     /// The names of the registered groups, in order.
@@ -133,20 +183,21 @@ impl OutboxLog {
 
     /// Whether the group is there.
     async fn update_topics(&self, subscription: &Subscription) -> Result<bool> {
-        let sql = &self.group(&subscription.name)?.sql.log_group_update;
-        let values = Values(vec![subscription.name.as_str().into(), subscription.topics()]);
-        let n = self.table.execute("register", &self.table.db, sql, values).await?;
+        let group = self.group(&subscription.name)?;
+        let values = Values(vec![group.name().into(), subscription.topics(group.dialect)]);
+        let n = self.table.execute("register", &self.table.db, &group.sql.log_group_update, values).await?;
         Ok(n > 0)
     }
 
     async fn insert(&self, group: &LogGroup, subscription: &Subscription, position: i64) -> Result<()> {
-        let ddl = crate::sql::create_log_group(self.name(), group.table(), group.order().is_some());
+        let ddl =
+            crate::sql::create_log_group(group.dialect, self.name(), group.table(), group.order().is_some());
         transactor(&self.table.db)
             .run(async |cx| {
                 let connection = cx.connection()?;
                 let created = connection.execute_unprepared(&ddl).await;
                 created.map_err(|error| from_db("register", self.name(), error))?;
-                let values = vec![group.name().into(), subscription.topics(), position.into()];
+                let values = vec![group.name().into(), subscription.topics(group.dialect), position.into()];
                 self.table.execute("register", connection, &group.sql.log_group_insert, Values(values)).await
             })
             .await
@@ -158,7 +209,7 @@ impl OutboxLog {
     async fn position(&self, group: &LogGroup, start: Start) -> Result<i64> {
         let age = match start {
             Start::Beginning => return Ok(0),
-            Start::Ago(age) => Some(age.micros()),
+            Start::Ago(age) => Some(duration(group.dialect, age)),
             Start::End => None,
         };
         let (last, mut open) = self.writers(group).await?;
@@ -181,7 +232,14 @@ impl OutboxLog {
 
     async fn writers(&self, group: &LogGroup) -> Result<(i64, Vec<String>)> {
         let row = self.row(&group.sql.log_horizon, Values(vec![group.name().into()])).await?;
-        Ok((column(&row, 0)?, column(&row, 1)?))
+        let open = match group.dialect {
+            #[cfg(feature = "postgres")]
+            Dialect::Postgres => column(&row, 1)?,
+            // nobody writes while this looks at what is committed
+            #[allow(unreachable_patterns, reason = "there may be no other")]
+            _ => Vec::new(),
+        };
+        Ok((column(&row, 0)?, open))
     }
 
     async fn row(&self, sql: &str, values: Values) -> Result<QueryResult> {

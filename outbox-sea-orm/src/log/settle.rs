@@ -2,18 +2,23 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use outbox_core::{Lease, Repository, Result, Settled, Settlement, validate_lease};
+#[cfg(feature = "postgres")]
 use sea_orm::Value;
+#[cfg(feature = "postgres")]
 use sea_orm::sea_query::Values;
 use uuid::Uuid;
 
 use super::LogGroup;
 use super::range::Place;
 use crate::dialect::Dialect;
-use crate::row::{ToDatabase, column};
+use crate::row::{column, duration};
 use crate::settle::{Item, MAX_LEASES, settled};
 
 /// The outcome of a message that goes on being leased, apart from its range.
 const STILL_LEASED: i16 = 4;
+/// The outcome of one that the claim was not for.
+#[cfg(feature = "postgres")]
+const ASIDE: i16 = 6;
 
 /// See [`Repository::settle`]. A settlement of a message of the log whose range has been given up meanwhile, without that
 /// anybody has claimed the message again, finds it in the group's own table.
@@ -24,7 +29,7 @@ pub(super) async fn settle(group: &LogGroup, settlements: Vec<Settlement>) -> Re
     let counted = settlements.into_iter().zip(counts).filter(|(_, counts)| *counts);
     let (in_log, mut in_own): (Vec<_>, Vec<_>) =
         counted.map(|(settlement, _)| settlement).partition(|settlement| settlement.lease.locator < 0);
-    let items = in_log.iter().cloned().map(|settlement| Item::new(Dialect::Postgres, settlement)).collect();
+    let items = in_log.iter().cloned().map(|settlement| Item::new(group.dialect, settlement)).collect();
     let mut lost = settle_ranges(group, items).await?;
     let moved = moved(group, &lost).await?;
     for settlement in in_log {
@@ -37,6 +42,14 @@ pub(super) async fn settle(group: &LogGroup, settlements: Vec<Settlement>) -> Re
     let leases: Vec<Lease> = in_own.iter().map(|settlement| settlement.lease).collect();
     lost.extend(lost_of(&leases, &own_settle(group, in_own).await?, &origin));
     Ok(answers.iter().map(|(lease, counts)| settled(*counts && !lost.contains(lease))).collect())
+}
+
+/// Moves what a claim was not for from its range to the group's own table, as it was enqueued. What is not in the range any more
+/// has been given up with it.
+#[cfg(feature = "postgres")]
+pub(super) async fn put_aside(group: &LogGroup, leases: Vec<Lease>) -> Result<()> {
+    let item = |lease| Item { lease, outcome: ASIDE, delay: 0, error: String::new() };
+    settle_ranges(group, leases.into_iter().map(item).collect()).await.map(drop)
 }
 
 async fn own_settle(group: &LogGroup, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
@@ -71,10 +84,10 @@ pub(super) async fn extend(group: &LogGroup, leases: Vec<Lease>, by: Duration) -
 
 /// The places that a call names, by range.
 #[derive(Default)]
-struct Places(BTreeMap<Uuid, Vec<bool>>);
+pub(super) struct Places(BTreeMap<Uuid, Vec<bool>>);
 
 impl Places {
-    fn of<'a>(leases: impl IntoIterator<Item = &'a Lease>) -> Self {
+    pub(super) fn of<'a>(leases: impl IntoIterator<Item = &'a Lease>) -> Self {
         let mut places = Self::default();
         for place in leases.into_iter().filter_map(Place::of) {
             let named = places.0.entry(place.token).or_default();
@@ -84,7 +97,18 @@ impl Places {
         places
     }
 
+    #[cfg(feature = "sqlite")]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Uuid, &Vec<bool>)> {
+        self.0.iter()
+    }
+
+    #[cfg(feature = "sqlite")]
+    pub(super) fn of_range(&self, token: Uuid) -> &[bool] {
+        self.0.get(&token).map_or(&[], Vec::as_slice)
+    }
+
     /// The tokens, and a text of digits each.
+    #[cfg(feature = "postgres")]
     fn values(&self) -> Vec<Value> {
         let digits = |named: &Vec<bool>| named.iter().map(|named| if *named { '1' } else { '0' }).collect();
         let texts: Vec<String> = self.0.values().map(digits).collect();
@@ -93,9 +117,11 @@ impl Places {
 }
 
 /// What the database answers of the ranges that a call names.
-struct Held(HashMap<Uuid, (usize, Option<String>, bool)>);
+#[derive(Default)]
+pub(super) struct Held(HashMap<Uuid, (usize, Option<String>, bool)>);
 
 impl Held {
+    #[cfg(feature = "postgres")]
     async fn ask(group: &LogGroup, operation: &'static str, sql: &str, values: Vec<Value>) -> Result<Self> {
         let rows = group.log.table.query(operation, group.log.table.hot()?, sql, Values(values)).await?;
         let range = |row: &sea_orm::QueryResult| {
@@ -103,6 +129,12 @@ impl Held {
             Ok((column(row, 0)?, (n, column(row, 2)?, column(row, 3).unwrap_or(true))))
         };
         rows.iter().map(range).collect::<Result<_>>().map(Self)
+    }
+
+    /// Enters a range: how many places it has, which were done, and whether all others are named.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn insert(&mut self, token: Uuid, n: usize, done: Option<String>, is_whole: bool) {
+        self.0.insert(token, (n, done, is_whole));
     }
 
     /// Whether the lease was good when its range was looked at.
@@ -130,6 +162,18 @@ async fn settle_ranges(group: &LogGroup, mut items: Vec<Item>) -> Result<HashSet
 }
 
 async fn settle_chunk(group: &LogGroup, items: &[Item]) -> Result<Vec<Lease>> {
+    match group.dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => settle_postgres(group, items).await,
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => super::sqlite::settle(group, items).await,
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => Ok(items.iter().map(|item| item.lease).collect()),
+    }
+}
+
+#[cfg(feature = "postgres")]
+async fn settle_postgres(group: &LogGroup, items: &[Item]) -> Result<Vec<Lease>> {
     let mut values = Places::of(items.iter().map(|item| &item.lease)).values();
     let kept: Vec<(&Item, Place)> = items
         .iter()
@@ -147,6 +191,7 @@ async fn settle_chunk(group: &LogGroup, items: &[Item]) -> Result<Vec<Lease>> {
     Ok(items.iter().map(|item| item.lease).filter(|lease| !held.is_good(lease)).collect())
 }
 
+#[cfg(feature = "postgres")]
 fn kept_values(kept: &[(&Item, Place)]) -> [Value; 6] {
     [
         kept.iter().map(|(_, place)| place.token).collect::<Vec<_>>().into(),
@@ -163,15 +208,34 @@ async fn extend_ranges(group: &LogGroup, leases: Vec<Lease>, by: Duration) -> Re
     if leases.is_empty() {
         return Ok(HashSet::new());
     }
-    let mut values = Places::of(&leases).values();
-    values.push(by.micros().into());
-    let held = Held::ask(group, "extend", &group.sql.log_extend, values).await?;
+    let held = extend_whole(group, &Places::of(&leases), by).await?;
     let (good, lost): (Vec<Lease>, Vec<Lease>) = leases.into_iter().partition(|lease| held.is_good(lease));
     let apart = good.into_iter().filter(|lease| !held.is_whole(lease));
-    let item = |lease| Item { lease, outcome: STILL_LEASED, delay: by.micros(), error: String::new() };
+    let item = |lease| Item {
+        lease,
+        outcome: STILL_LEASED,
+        delay: duration(group.dialect, by),
+        error: String::new(),
+    };
     let mut all = settle_ranges(group, apart.map(item).collect()).await?;
     all.extend(lost);
     Ok(all)
+}
+
+/// Extends the ranges of which everything that is not settled is named.
+async fn extend_whole(group: &LogGroup, places: &Places, by: Duration) -> Result<Held> {
+    match group.dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => {
+            let mut values = places.values();
+            values.push(duration(group.dialect, by).into());
+            Held::ask(group, "extend", &group.sql.log_extend, values).await
+        }
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => super::sqlite::extend(group, places, by).await,
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => Ok(Held::default()),
+    }
 }
 
 /// Where the messages of these leases are in the group's own table, as far as they are there under these leases.
@@ -181,15 +245,28 @@ async fn moved(group: &LogGroup, lost: &HashSet<Lease>) -> Result<HashMap<Lease,
     if by_range.is_empty() {
         return Ok(HashMap::new());
     }
-    let (ids, tokens): (Vec<Uuid>, Vec<Uuid>) = by_range.keys().copied().unzip();
-    let values = Values(vec![ids.into(), tokens.into()]);
-    let rows = group.log.table.query("settle", group.log.table.hot()?, &group.sql.log_moved, values).await?;
     let mut moved = HashMap::new();
-    for row in rows {
+    for row in moved_rows(group, by_range.keys().copied().collect()).await? {
         let (id, token, locator) = (column(&row, 0)?, column(&row, 1)?, column(&row, 2)?);
         if let Some(lease) = by_range.get(&(id, token)) {
             moved.insert(*lease, Lease { id, token, locator });
         }
     }
     Ok(moved)
+}
+
+/// Id, token and number of what is in the group's own table of these.
+async fn moved_rows(group: &LogGroup, leases: Vec<(Uuid, Uuid)>) -> Result<Vec<sea_orm::QueryResult>> {
+    match group.dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => {
+            let (ids, tokens): (Vec<Uuid>, Vec<Uuid>) = leases.into_iter().unzip();
+            let values = Values(vec![ids.into(), tokens.into()]);
+            group.log.table.query("settle", group.log.table.hot()?, &group.sql.log_moved, values).await
+        }
+        #[cfg(feature = "sqlite")]
+        Dialect::Sqlite => super::sqlite::moved(group, &leases).await,
+        #[cfg(feature = "mysql")]
+        Dialect::MySql => Ok(Vec::new()),
+    }
 }

@@ -132,14 +132,17 @@ impl Claiming<'_> {
         let token = Uuid::new_v4();
         let limit = self.request.limit as i64;
         let share = keyless_share(self.request.limit, token);
-        let most = limit - (candidates.len() as i64).min(limit - share);
+        // what stands behind a head that this claim makes dead is not taken where that blocks
+        let is_sure = |one: &&Candidate| !ordered.blocks || one.place == 1;
+        let n_sure = candidates.iter().filter(is_sure).count() as i64;
+        let most = limit - n_sure.min(limit - share);
         let mut values = vec![max_attempts(self.request).into(), named(candidates), share.into()];
         values.extend(topics(self.request));
         values.extend([most.into(), i16::from(ordered.blocks).into(), max_attempts(self.request).into()]);
         values.extend([limit.into(), max_bytes(self.request), token.into()]);
         values.push(self.request.lease.micros().into());
         let rows = self.take(&sql, values, token).await?;
-        let rows = self.keep_whole(rows, candidates).await?;
+        let rows = self.keep_whole(rows, candidates, ordered.blocks).await?;
         if let Some(key) = reached_key(&self.memory.key, &rows) {
             self.memory.key = key;
         }
@@ -156,21 +159,23 @@ impl Claiming<'_> {
         let mut values = vec![named(&candidates), attempts.into(), max_bytes(self.request), token.into()];
         values.push(self.request.lease.micros().into());
         let rows = self.take(&ordered.sql.recover_ordered, values, token).await?;
-        self.keep_whole(rows, &candidates).await
+        self.keep_whole(rows, &candidates, ordered.blocks).await
     }
 
     /// Leaves out what stands in a run behind a message that was leased and not read: its lease has expired in between, and it may
-    /// be somebody else's by now. What is left out is released.
-    async fn keep_whole(&self, rows: Vec<ClaimedRow>, candidates: &[Candidate]) -> Result<Vec<ClaimedRow>> {
-        let there: HashSet<i64> = rows.iter().map(ClaimedRow::locator).collect();
-        let mut first_missing = HashMap::<usize, usize>::new();
-        for Candidate { turn, place, .. } in candidates.iter().filter(|one| !there.contains(&one.number)) {
-            let first = first_missing.entry(*turn).or_insert(*place);
-            *first = (*first).min(*place);
+    /// be somebody else's by now. What is left out is released. A message that has become dead is not in the way, unless it blocks.
+    async fn keep_whole(
+        &self,
+        rows: Vec<ClaimedRow>,
+        candidates: &[Candidate],
+        blocks: bool,
+    ) -> Result<Vec<ClaimedRow>> {
+        let mut here: HashSet<i64> = rows.iter().map(ClaimedRow::locator).collect();
+        let mut behind = behind_missing(candidates, &here);
+        if !blocks && rows.iter().any(|row| behind.contains(&row.locator())) {
+            here.extend(self.dead_of(candidates).await?);
+            behind = behind_missing(candidates, &here);
         }
-        let is_behind =
-            |one: &&Candidate| first_missing.get(&one.turn).is_some_and(|first| one.place > *first);
-        let behind: HashSet<i64> = candidates.iter().filter(is_behind).map(|one| one.number).collect();
         let (left, whole): (Vec<_>, Vec<_>) =
             rows.into_iter().partition(|row| behind.contains(&row.locator()));
         let leases = left.iter().filter_map(ClaimedRow::lease);
@@ -180,6 +185,14 @@ impl Claiming<'_> {
             let _ = crate::settle::settle(self.table, settlements).await?;
         }
         Ok(whole)
+    }
+
+    async fn dead_of(&self, candidates: &[Candidate]) -> Result<Vec<i64>> {
+        let numbers: Vec<i64> = candidates.iter().map(|one| one.number).collect();
+        let values = Values(vec![json!(numbers).to_string().into()]);
+        let rows =
+            self.table.query("claim", self.table.hot()?, &self.inner.mysql.sql.are_dead, values).await?;
+        rows.iter().map(|row| column(row, 0)).collect()
     }
 
     /// Expired messages that may be recovered together, and how many attempts each has had.
@@ -199,6 +212,17 @@ impl Claiming<'_> {
         candidates.truncate(recovery_group(self.request.limit, attempts, self.request.max_attempts));
         Ok((candidates, attempts))
     }
+}
+
+/// What stands in its run behind one that is not here.
+fn behind_missing(candidates: &[Candidate], here: &HashSet<i64>) -> HashSet<i64> {
+    let mut first_missing = HashMap::<usize, usize>::new();
+    for Candidate { turn, place, .. } in candidates.iter().filter(|one| !here.contains(&one.number)) {
+        let first = first_missing.entry(*turn).or_insert(*place);
+        *first = (*first).min(*place);
+    }
+    let is_behind = |one: &&Candidate| first_missing.get(&one.turn).is_some_and(|first| one.place > *first);
+    candidates.iter().filter(is_behind).map(|one| one.number).collect()
 }
 
 /// Those with as many attempts as the first, of each key up to the first with another number of them. The rows, of number, key

@@ -16,9 +16,9 @@ use crate::turns::{keyless_share, reached_key};
 /// How long after a walk that found expired leases and could recover none: what is before them is not done yet.
 const BLOCKED_PAUSE: Duration = Duration::from_secs(1);
 
-/// A walk comes after this time, however well claims by number do: messages without a key may be ready again below the floor.
+/// Where keys have waited or have a dead letter, messages may be ready again below the floor: a walk comes after this time,
 const WALK_INTERVAL: Duration = Duration::from_secs(1);
-/// A walk comes after so many claims by number where keys have waited or have a dead letter: theirs may be, too.
+/// and after so many claims by number.
 const MOST_FRONTS: u32 = 15;
 /// So many walks follow at the most on a claim by number that found less than half a batch.
 const MOST_WALKS: u32 = 16;
@@ -57,14 +57,13 @@ impl Front {
         } else if !was_bounded {
             self.failed();
         }
-        if longest * FAIR_PART > limit || self.is_walk_due(below.has_held) {
+        if longest * FAIR_PART > limit || below.has_held && self.is_walk_due() {
             self.n_walks = self.n_walks.max(1);
         }
     }
 
-    fn is_walk_due(&self, has_held: bool) -> bool {
-        let is_late = self.walked_at.is_none_or(|at| at.elapsed() >= WALK_INTERVAL);
-        is_late || has_held && self.n_fronts >= MOST_FRONTS
+    fn is_walk_due(&self) -> bool {
+        self.n_fronts >= MOST_FRONTS || self.walked_at.is_none_or(|at| at.elapsed() >= WALK_INTERVAL)
     }
 
     fn walked(&mut self) {

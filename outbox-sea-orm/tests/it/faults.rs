@@ -234,7 +234,7 @@ async fn hold(site: &Site) {
 }
 
 /// The parent holds the other end of the standard input.
-fn end_with_the_parent() {
+pub(crate) fn end_with_the_parent() {
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::exit(1);

@@ -335,7 +335,7 @@ macro_rules! declared {
 
         impl Harness for $declared {
             const NAME: &'static str = $plain::NAME;
-            type Repository = OutboxTable;
+            type Repository = <$plain as Harness>::Repository;
 
             async fn start() -> Result<Self, Skip> {
                 let plain = $plain::start().await?;
@@ -344,7 +344,7 @@ macro_rules! declared {
                 Ok(Self(declared))
             }
 
-            fn repository(&self) -> &OutboxTable {
+            fn repository(&self) -> &Self::Repository {
                 self.0.repository()
             }
 
@@ -366,14 +366,16 @@ macro_rules! declared {
         }
 
         impl OperationsHarness for $declared {
-            type Operations = OutboxTable;
+            type Operations = <$plain as OperationsHarness>::Operations;
 
-            fn operations(&self) -> &OutboxTable {
+            fn operations(&self) -> &Self::Operations {
                 self.0.operations()
             }
         }
     };
 }
+
+pub(crate) use declared;
 
 /// The same harness over a partitioned table. What moves it in time moves its rows between partitions.
 pub(crate) struct PartitionedPostgres(Postgres);

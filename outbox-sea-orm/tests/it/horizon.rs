@@ -1,6 +1,8 @@
 //! Random transactions against the rule by which a log is read, and against broken forms of it: the rule loses nothing,
 //! each broken form is caught. docs/decisions/071 has the argument.
 
+mod killed;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -104,7 +106,11 @@ impl World {
                 return None;
             }
         };
-        let url = server.url().to_owned();
+        Some(Self::at(server.url(), cache, draws_early).await)
+    }
+
+    async fn at(url: &str, cache: u32, draws_early: bool) -> Self {
+        let url = url.to_owned();
         let db = connect(&url, 4).await;
         let schema = format!("h_{}", Uuid::new_v4().simple());
         OutboxLog::new(&db, name(&schema)).migrate().await.expect("migrate");
@@ -117,7 +123,7 @@ impl World {
         let most: Vec<String> =
             column(&db, "SELECT current_setting('max_prepared_transactions')".into()).await;
         let has_prepared = most[0] != "0";
-        Some(Self { url, schema, draws_early, has_prepared, db })
+        Self { url, schema, draws_early, has_prepared, db }
     }
 
     /// Produces while `readers` read, and what each of them has done wrong.

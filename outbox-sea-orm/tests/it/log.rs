@@ -1,8 +1,15 @@
 //! The log: the suite on one group, and what only groups have.
 
+mod backlog;
+mod migrated;
 mod order;
 mod parts;
+mod promoted;
+mod ranges;
+mod restored;
 mod rights;
+mod sqlite;
+mod watched;
 
 use std::time::Duration;
 
@@ -17,12 +24,24 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-/// A log with one group, in a schema of its own on the shared server.
+use crate::harness::declared;
+use crate::support::sqlite_options;
+
+/// A file in this folder.
+async fn open_file(folder: &std::path::Path, max_connections: u32) -> DatabaseConnection {
+    let mut options = ConnectOptions::new(format!("sqlite://{}/test.db?mode=rwc", folder.display()));
+    options.max_connections(max_connections).sqlx_logging(false);
+    sqlite_options(&mut options);
+    Database::connect(options).await.expect("connect")
+}
+
+/// A log with one group, in a schema of its own on the shared server, or in a file.
 pub(crate) struct Log {
     db: DatabaseConnection,
     log: OutboxLog,
     group: LogGroup,
     schema: String,
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Log {
@@ -32,11 +51,67 @@ impl Log {
         options.max_connections(12).sqlx_logging(false);
         let db = Database::connect(options).await.expect("connect");
         let schema = format!("t_{}", Uuid::new_v4().simple());
-        let log =
-            OutboxLog::new(&db, TableName::parse(&format!("{schema}.log")).expect("name")).declared(declared);
+        Ok(Self::create(db, schema, declared, None).await)
+    }
+
+    async fn on_sqlite(declared: Declaration) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let db = open_file(folder.path(), 6).await;
+        Self::create(db, "t".to_owned(), declared, Some(folder)).await
+    }
+
+    async fn create(
+        db: DatabaseConnection,
+        schema: String,
+        declared: Declaration,
+        folder: Option<tempfile::TempDir>,
+    ) -> Self {
+        let name = TableName::parse(&format!("{schema}.log")).expect("name");
+        let log = OutboxLog::new(&db, name).declared(declared);
         log.migrate().await.expect("migrate");
         let group = log.register(Subscription::new("billing")).await.expect("register");
-        Ok(Self { db, log, group, schema })
+        Self { db, log, group, schema, _folder: folder }
+    }
+
+    fn is_sqlite(&self) -> bool {
+        self.db.get_database_backend() == DbBackend::Sqlite
+    }
+
+    /// A table of the log as SQL names it.
+    fn table(&self, table: &str) -> String {
+        let between = if self.is_sqlite() { "_" } else { "." };
+        format!("{}{between}{table}", self.schema)
+    }
+
+    async fn count(&self, table: &str) -> i64 {
+        self.number(&format!("SELECT count(*) FROM {}", self.table(table))).await
+    }
+
+    /// Lets time pass: subtracts `by`, as the database writes it, from every time.
+    async fn shift(&self, by: &str) {
+        let shift = async |table: &str, columns: &[&str]| {
+            let set: Vec<String> =
+                columns.iter().map(|column| format!("{column} = {column} - {by}")).collect();
+            self.execute(&format!("UPDATE {} SET {}", self.table(table), set.join(", "))).await;
+        };
+        shift("log", &["created_at", "available_at"]).await;
+        shift("log_ranges", &["leased_until"]).await;
+        let columns = ["created_at", "available_at", "leased_until", "dead_at", "done_at"];
+        shift("log_group_billing", &columns).await;
+    }
+
+    async fn advance(&self, by: Duration) {
+        let by = match self.is_sqlite() {
+            true => by.as_millis().to_string(),
+            false => format!("{} * interval '1 microsecond'", by.as_micros()),
+        };
+        self.shift(&by).await;
+    }
+
+    /// Whether a statement with the id of a message changes one row.
+    async fn change(&self, sql: &str, id: MessageId) -> bool {
+        let statement = Statement::from_sql_and_values(self.db.get_database_backend(), sql, [id.into()]);
+        self.db.execute_raw(statement).await.is_ok_and(|result| result.rows_affected() == 1)
     }
 
     async fn execute(&self, sql: &str) {
@@ -44,7 +119,7 @@ impl Log {
     }
 
     async fn number(&self, sql: &str) -> i64 {
-        let row = self.db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await;
+        let row = self.db.query_one_raw(Statement::from_string(self.db.get_database_backend(), sql)).await;
         row.expect("query").expect("a row").try_get_by_index(0).expect("a number")
     }
 
@@ -66,15 +141,7 @@ impl Harness for Log {
     }
 
     async fn advance(&self, by: Duration) {
-        let (schema, by) = (&self.schema, format!("interval '{} microseconds'", by.as_micros()));
-        self.execute(&format!(
-            "UPDATE {schema}.log SET created_at = created_at - {by}, available_at = available_at - {by}"
-        ))
-        .await;
-        self.execute(&format!("UPDATE {schema}.log_ranges SET leased_until = leased_until - {by}")).await;
-        let columns = ["created_at", "available_at", "leased_until", "dead_at", "done_at"];
-        let set: Vec<String> = columns.iter().map(|column| format!("{column} = {column} - {by}")).collect();
-        self.execute(&format!("UPDATE {schema}.log_group_billing SET {}", set.join(", "))).await;
+        Log::advance(self, by).await;
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -91,9 +158,7 @@ impl Harness for Log {
             Corruption::CreatedAt => "created_at = 'infinity'",
             _ => return false,
         };
-        let sql = format!("UPDATE {}.log SET {set} WHERE id = $1", self.schema);
-        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [id.into()]);
-        self.db.execute_raw(statement).await.is_ok_and(|result| result.rows_affected() == 1)
+        self.change(&format!("UPDATE {}.log SET {set} WHERE id = $1", self.schema), id).await
     }
 
     async fn finish(self) {
@@ -115,20 +180,27 @@ impl DeclaredHarness for Log {
     }
 }
 
-/// The same over an ordered log that has partitions.
-pub(crate) struct OrderedLog(Log);
+/// The same in a file of its own.
+pub(crate) struct SqliteLog(Log);
 
-impl Harness for OrderedLog {
-    const NAME: &'static str = Log::NAME;
+impl std::ops::Deref for SqliteLog {
+    type Target = Log;
+
+    fn deref(&self) -> &Log {
+        &self.0
+    }
+}
+
+impl Harness for SqliteLog {
+    const NAME: &'static str = "sqlite";
     type Repository = LogGroup;
 
     async fn start() -> Result<Self, Skip> {
-        let declared = Declaration::new().ordered(OnDead::Continue).partitioned(PartitionInterval::Hour);
-        Ok(Self(Log::with(declared).await?))
+        Ok(Self(Log::on_sqlite(Declaration::new()).await))
     }
 
     fn repository(&self) -> &LogGroup {
-        self.0.repository()
+        &self.0.group
     }
 
     async fn advance(&self, by: Duration) {
@@ -136,25 +208,37 @@ impl Harness for OrderedLog {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
+        self.0.capabilities().with_overtaking(true).with_hints(false).with_concurrent_writers(false)
     }
 
     async fn corrupt(&self, id: MessageId, corruption: Corruption) -> bool {
-        self.0.corrupt(id, corruption).await
-    }
-
-    async fn finish(self) {
-        self.0.finish().await;
+        let set = match corruption {
+            Corruption::Headers => "headers = '[1]'",
+            Corruption::CreatedAt => "created_at = 'never'",
+            _ => return false,
+        };
+        self.0.change(&format!("UPDATE t_log SET {set} WHERE id = ?1"), id).await
     }
 }
 
-impl OperationsHarness for OrderedLog {
+impl OperationsHarness for SqliteLog {
     type Operations = LogGroup;
 
     fn operations(&self) -> &LogGroup {
-        self.0.operations()
+        &self.0.group
     }
 }
+
+impl DeclaredHarness for SqliteLog {
+    async fn declared(&self, declared: Declaration) -> Self {
+        Self(Log::on_sqlite(declared).await)
+    }
+}
+
+declared! {
+    OrderedLog over Log: Declaration::new().ordered(OnDead::Continue).partitioned(PartitionInterval::Hour)
+}
+declared! { OrderedSqliteLog over SqliteLog: Declaration::new().ordered(OnDead::Continue) }
 
 mod suite {
     use super::Log;
@@ -168,20 +252,38 @@ mod ordered_suite {
     outbox_testkit::conformance!(OrderedLog: repository, operations);
 }
 
+mod sqlite_suite {
+    use super::SqliteLog;
+
+    outbox_testkit::conformance!(SqliteLog: repository, operations, ordered);
+}
+
+mod sqlite_ordered_suite {
+    use super::OrderedSqliteLog;
+
+    outbox_testkit::conformance!(OrderedSqliteLog: repository, operations);
+}
+
 /// What only groups have.
 mod groups {
     use super::*;
 
-    /// Runs a test on a log of its own; skips loudly without a server.
-    macro_rules! on_a_log {
-        ($(async fn $name:ident($log:ident: &Log) $body:block)+) => {
+    /// Makes tests of cases on logs of their own, which skip loudly without a server.
+    macro_rules! on_logs {
+        ($($module:ident: $harness:ident),+ => $cases:tt) => {
+            on_logs! { @cases $cases }
+            $(mod $module { on_logs! { @tests $harness $cases } })+
+        };
+        (@cases { $(async fn $name:ident($log:ident: &Log) $body:block)+ }) => {
+            $(async fn $name($log: &Log) $body)+
+        };
+        (@tests $harness:ident { $(async fn $name:ident($log:ident: &Log) $body:block)+ }) => {
             $(
                 #[test]
                 fn $name() {
-                    async fn case($log: &Log) $body
-                    outbox_testkit::Case::<Log>::new(
+                    outbox_testkit::Case::<crate::log::$harness>::new(
                         concat!("groups::", stringify!($name)),
-                        |log| Box::pin(case(log)),
+                        |log| Box::pin(super::$name(log)),
                     )
                     .run();
                 }
@@ -225,7 +327,7 @@ mod groups {
         log.log.enqueue_autocommit(drafts).await.expect("enqueue")
     }
 
-    on_a_log! {
+    on_logs! { postgres: Log, sqlite: SqliteLog => {
         async fn every_group_gets_every_message(log: &Log) {
             let shipping = log.register(Subscription::new("shipping")).await;
             let ids = enqueue(log, (0..250).map(|_| on("a")).collect()).await;
@@ -250,7 +352,7 @@ mod groups {
             let ids = enqueue(log, vec![on("a"), on("b"), on("a").delay(LEASE), on("c"), on("a")]).await;
             assert_eq!(drain(&only_b).await, [ids[1], ids[3]]);
             assert!(only_b.stats().await.expect("stats").topics.is_empty());
-            assert_eq!(log.number(&format!("SELECT count(*) FROM {}.log_group_only_b", log.schema)).await, 0);
+            assert_eq!(log.count("log_group_only_b").await, 0);
         }
 
         async fn rare_topic_is_found_in_a_long_log(log: &Log) {
@@ -283,23 +385,6 @@ mod groups {
             assert_eq!(drain(&late).await, ids);
         }
 
-        async fn what_commits_after_the_registration_is_not_passed_over(log: &Log) {
-            let txn = log.db.begin().await.expect("begin");
-            let open = log.log.enqueue_in(&txn, [on("a")]).await.expect("enqueue");
-            enqueue(log, vec![on("before")]).await;
-            let registering = tokio::spawn({
-                let outbox = log.log.clone();
-                async move { outbox.register(Subscription::new("late")).await.expect("register") }
-            });
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            assert!(!registering.is_finished(), "it waits for the open transaction");
-            txn.commit().await.expect("commit");
-            let late = registering.await.expect("registered");
-            let after = enqueue(log, vec![on("b")]).await;
-            assert_eq!(drain(&late).await, after);
-            assert_eq!(drain(&log.group).await.len(), 3, "{open:?}");
-        }
-
         async fn second_registration_changes_the_topics_only(log: &Log) {
             enqueue(log, vec![on("a")]).await;
             assert_eq!(drain(&log.group).await.len(), 1);
@@ -317,7 +402,7 @@ mod groups {
             assert!(log.log.unregister("gone").await.expect("unregister"));
             assert!(!log.log.unregister("gone").await.expect("unregister"));
             assert_eq!(gone.claim(request(1)).await.expect_err("gone").kind(), outbox_core::ErrorKind::Schema);
-            assert_eq!(log.number(&format!("SELECT count(*) FROM {}.log_ranges", log.schema)).await, 0);
+            assert_eq!(log.count("log_ranges").await, 0);
             assert_eq!(drain(&log.group).await.len(), 2);
         }
 
@@ -325,9 +410,9 @@ mod groups {
             enqueue(log, (0..500).map(|_| on("a")).collect()).await;
             assert_eq!(drain(&log.group).await.len(), 500);
             for table in ["log_ranges", "log_group_billing"] {
-                assert_eq!(log.number(&format!("SELECT count(*) FROM {}.{table}", log.schema)).await, 0);
+                assert_eq!(log.count(table).await, 0);
             }
-            assert_eq!(log.number(&format!("SELECT count(*) FROM {}.log", log.schema)).await, 500);
+            assert_eq!(log.count("log").await, 500);
         }
 
         async fn range_is_settled_in_parts(log: &Log) {
@@ -356,6 +441,41 @@ mod groups {
             assert_eq!(log.group.settle(stale).await.expect("settle"), [outbox_core::Settled::LeaseLost; 8]);
             settle(&log.group, &recovered, Outcome::Done).await;
             assert!(drain(&log.group).await.is_empty());
+        }
+
+        async fn impossible_groups_are_refused(log: &Log) {
+            for name in ["", "Billing", "a b", "a;b", &"x".repeat(60)] {
+                let error = log.log.group(name).expect_err(name);
+                assert_eq!(error.kind(), outbox_core::ErrorKind::InvalidInput, "{name:?}");
+                assert!(error.to_string().contains("group"), "{error}");
+            }
+            let nothing = Subscription::new("nothing").with_topics::<String>([]);
+            let error = log.log.register(nothing).await.expect_err("no topics");
+            assert!(error.to_string().contains("topics"), "{error}");
+            let endless = Subscription::new("endless").with_start(Start::Ago(Duration::MAX));
+            let error = log.log.register(endless).await.expect_err("too long ago");
+            assert!(error.to_string().contains("start"), "{error}");
+            let unknown = log.log.group("unknown").expect("a name").claim(request(1)).await.expect_err("unknown");
+            assert_eq!(unknown.kind(), outbox_core::ErrorKind::Schema);
+        }
+    }}
+
+    on_logs! { with_writers: Log => {
+        async fn what_commits_after_the_registration_is_not_passed_over(log: &Log) {
+            let txn = log.db.begin().await.expect("begin");
+            let open = log.log.enqueue_in(&txn, [on("a")]).await.expect("enqueue");
+            enqueue(log, vec![on("before")]).await;
+            let registering = tokio::spawn({
+                let outbox = log.log.clone();
+                async move { outbox.register(Subscription::new("late")).await.expect("register") }
+            });
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert!(!registering.is_finished(), "it waits for the open transaction");
+            txn.commit().await.expect("commit");
+            let late = registering.await.expect("registered");
+            let after = enqueue(log, vec![on("b")]).await;
+            assert_eq!(drain(&late).await, after);
+            assert_eq!(drain(&log.group).await.len(), 3, "{open:?}");
         }
 
         async fn open_transaction_elsewhere_holds_nobody_back(log: &Log) {
@@ -421,22 +541,6 @@ mod groups {
             assert_eq!(drain(&log.group).await.len(), 2);
         }
 
-        async fn impossible_groups_are_refused(log: &Log) {
-            for name in ["", "Billing", "a b", "a;b", &"x".repeat(60)] {
-                let error = log.log.group(name).expect_err(name);
-                assert_eq!(error.kind(), outbox_core::ErrorKind::InvalidInput, "{name:?}");
-                assert!(error.to_string().contains("group"), "{error}");
-            }
-            let nothing = Subscription::new("nothing").with_topics::<String>([]);
-            let error = log.log.register(nothing).await.expect_err("no topics");
-            assert!(error.to_string().contains("topics"), "{error}");
-            let endless = Subscription::new("endless").with_start(Start::Ago(Duration::MAX));
-            let error = log.log.register(endless).await.expect_err("too long ago");
-            assert!(error.to_string().contains("start"), "{error}");
-            let unknown = log.log.group("unknown").expect("a name").claim(request(1)).await.expect_err("unknown");
-            assert_eq!(unknown.kind(), outbox_core::ErrorKind::Schema);
-        }
-
         async fn partition_made_by_hand_is_read(log: &Log) {
             let schema = &log.schema;
             let before = enqueue(log, vec![on("a")]).await;
@@ -449,5 +553,5 @@ mod groups {
             assert_eq!(log.number(&format!("SELECT count(*) FROM {schema}.today")).await, 1);
             assert_eq!(drain(&log.group).await, [before, after].concat());
         }
-    }
+    }}
 }

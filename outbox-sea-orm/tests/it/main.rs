@@ -23,3 +23,4 @@ mod support;
 mod transactions;
 mod versions;
 mod wakeup;
+mod wal;

@@ -1,5 +1,6 @@
 //! Order per key, by what the server itself has written down.
 
+mod below;
 mod contended;
 mod killed;
 

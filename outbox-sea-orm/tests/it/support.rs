@@ -121,7 +121,7 @@ fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
     settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn sqlite_options(options: &mut ConnectOptions) {
+pub(crate) fn sqlite_options(options: &mut ConnectOptions) {
     options.map_sqlx_sqlite_opts(|options| {
         options
             .journal_mode(SqliteJournalMode::Wal)

@@ -223,7 +223,10 @@ pub async fn longest_delay_is_kept(h: &impl Harness) {
 }
 
 /// `created_at` is the storage's time of the enqueue, and no retry changes it.
-pub async fn created_at_is_when_it_was_enqueued(h: &impl Harness) {
+pub async fn created_at_is_when_it_was_enqueued<H: Harness>(h: &H) {
+    if !h.capabilities().moved_enqueues {
+        return lacks::<H>("enqueue::created_at_is_when_it_was_enqueued", "moved_enqueues");
+    }
     h.enqueue_one().await;
     h.advance(3 * HOUR).await;
     h.enqueue_one().await;

@@ -48,6 +48,8 @@ cd / && rm -rf "$folder"
 #[derive(Debug)]
 pub(super) struct Local {
     engine: Engine,
+    settings: Settings,
+    password: String,
     url: String,
     port: u16,
     /// Before the folder, so that the server is gone when the folder goes.
@@ -63,9 +65,42 @@ impl Local {
         let owner = Owner::for_server(engine, &folder.0)?;
         let password = Uuid::new_v4().simple().to_string();
         initialise(&binaries, &folder, owner, &password)?;
-        let mut keeper = hire(&binaries, &folder, owner, settings).map_err(keeper_is_gone)?;
+        Self::run(&binaries, folder, owner, settings, password)
+    }
+
+    fn run(
+        binaries: &Installation,
+        folder: Folder,
+        owner: Owner,
+        settings: &Settings,
+        password: String,
+    ) -> Result<Self, String> {
+        let (engine, settings) = (settings.engine(), settings.clone());
+        let mut keeper = hire(binaries, &folder, owner, &settings).map_err(keeper_is_gone)?;
         let port = launch(engine, &mut keeper, &folder)?;
-        Ok(Self { engine, url: engine.url(&password, HOST, port), port, keeper: Mutex::new(keeper), folder })
+        let url = engine.url(&password, HOST, port);
+        Ok(Self { engine, settings, password, url, port, keeper: Mutex::new(keeper), folder })
+    }
+
+    /// With the same settings, users and passwords.
+    pub(super) fn standby(&self) -> Result<Self, String> {
+        let binaries = binaries::find(self.engine)?;
+        let Installation::Postgres(programs) = &binaries else {
+            return Err("only PostgreSQL has standbys here".to_owned());
+        };
+        let folder = Folder::create()?;
+        let owner = Owner::for_server(self.engine, &folder.0)?;
+        owner.give(&folder.0).map_err(|error| format!("{}: {error}", folder.0.display()))?;
+        let mut copy = Command::new(programs.join("pg_basebackup"));
+        copy.args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"])
+            .args(["--username=postgres", "--no-password"])
+            .args([format!("--host={HOST}"), format!("--port={}", self.port)])
+            .arg(option("--pgdata=", &folder.0.join("data")))
+            .env("PGPASSWORD", &self.password)
+            .current_dir(&folder.0);
+        owner.run(&mut copy);
+        succeed(copy)?;
+        Self::run(&binaries, folder, owner, &self.settings, self.password.clone())
     }
 
     pub(super) fn url(&self) -> &str {

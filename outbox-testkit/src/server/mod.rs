@@ -229,6 +229,22 @@ impl Server {
         self.control(Container::restart, Local::restart).await
     }
 
+    /// Starts a standby that streams from this PostgreSQL, with its settings, users and passwords; `SELECT pg_promote()` on it makes it
+    /// a server of its own.
+    ///
+    /// # Errors
+    /// [`ControlError::NotPrivate`] unless [`Self::origin`] is [`Origin::Local`]; [`ControlError::Failed`] when it does not come
+    /// up, or on MySQL.
+    pub async fn standby(&self) -> Result<Self, ControlError> {
+        let Backing::Local(local) = &self.backing else {
+            return Err(ControlError::NotPrivate(self.origin()));
+        };
+        let local = Arc::clone(local);
+        let standby = blocking(move || local.standby()).await.map_err(ControlError::Failed)?;
+        let (url, backing) = (standby.url().to_owned(), Backing::Local(Arc::new(standby)));
+        Ok(Self { engine: self.engine, url, backing })
+    }
+
     async fn control(
         &self,
         on_container: impl FnOnce(&Container) -> Result<(), String> + Send + 'static,

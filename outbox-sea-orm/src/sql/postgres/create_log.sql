@@ -22,16 +22,25 @@ CREATE TABLE "log_groups" (
   name     text NOT NULL,
   topics   text[],
   position bigint NOT NULL,
+  -- Where the group is fed from the WAL, and NULL where it is not: its replication slot, which delivers numbers above fed_above,
+  -- up to fed_upto while the feed ends. All that was committed before fed_lsn is leased or passed over, and fed_count rows of the commit there.
+  slot      text,
+  fed_above bigint,
+  fed_upto  bigint,
+  fed_lsn   pg_lsn,
+  fed_count bigint,
   CONSTRAINT "log_groups_pkey" PRIMARY KEY (name)
 ) WITH (fillfactor = 10);
 
 -- One row a claim that is not settled yet: from_seq is below its first message and to_seq is its last one. Of the n messages
--- with a topic among topics, done says by their place which ones are settled; NULL is none.
+-- with a topic among topics, done says by their place which ones are settled; NULL is none. Where not all numbers between
+-- belong to it, runs has the ends of those that do, in pairs like from_seq and to_seq.
 CREATE TABLE "log_ranges" (
   token        uuid NOT NULL,
   group_name   text NOT NULL,
   from_seq     bigint NOT NULL,
   to_seq       bigint NOT NULL,
+  runs         bigint[],
   topics       text[],
   n            integer NOT NULL,
   done         bit varying,

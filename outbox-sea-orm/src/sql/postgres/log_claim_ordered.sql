@@ -5,7 +5,7 @@
 -- Whoever waited for the position sees a newer row than its snapshot has: ranges and own table may be newer too, so it takes
 -- nothing and says so.
 WITH cursor AS MATERIALIZED (
-  SELECT ctid AS tid, position, topics FROM "log_groups" WHERE name = $1 FOR UPDATE),
+  SELECT ctid AS tid, position, topics FROM "log_groups" WHERE name = $1 AND current_setting('outbox.session', true) = ANY ($9::text[]) FOR UPDATE),
 known AS MATERIALIZED (
   SELECT position, topics FROM cursor WHERE tid = (SELECT ctid FROM "log_groups" WHERE name = $1)),
 -- What is leased with ranges and not settled, by its place there.
@@ -14,7 +14,7 @@ leased AS MATERIALIZED (
     FROM (SELECT r.token, r.done, m.seq, m.key, row_number() OVER (PARTITION BY r.token ORDER BY m.seq) - 1 AS place
             FROM "log_ranges" AS r
            CROSS JOIN LATERAL (SELECT seq, key FROM "log"
-                                WHERE seq > r.from_seq AND seq <= r.to_seq AND state = 0
+                                WHERE seq > r.from_seq AND seq <= r.to_seq
                                   AND (r.topics IS NULL OR topic = ANY (r.topics))) AS m
            WHERE r.group_name = $1 AND (SELECT EXISTS (SELECT FROM known))) AS l
    WHERE l.key IS NOT NULL AND (l.done IS NULL OR get_bit(l.done, l.place::integer) = 0)),
@@ -39,14 +39,14 @@ held AS MATERIALIZED (
              AND (EXISTS (SELECT FROM "log_group" AS o WHERE o.state = 0 AND o.key = e.key OFFSET 0)
                   OR EXISTS (SELECT FROM "log_group" AS o WHERE o.state IN (1, 2) AND o.key = e.key OFFSET 0)))),
 running AS MATERIALIZED (
-  SELECT seq, key, is_wanted, is_in, is_own, count(*) FILTER (WHERE is_in) OVER upwards AS place,
+  SELECT seq, key, is_wanted, is_own, count(*) FILTER (WHERE is_wanted) OVER upwards AS place,
          count(*) FILTER (WHERE is_own) OVER upwards AS n_own, coalesce(sum(bytes) FILTER (WHERE is_own) OVER upwards, 0) AS bytes
-    FROM (SELECT seq, key, bytes, is_wanted, is_wanted AND is_served AS is_in,
+    FROM (SELECT seq, key, bytes, is_wanted,
                  is_wanted AND is_served AND NOT coalesce(key IN (SELECT key FROM held), false) AS is_own
             FROM examined) AS classed
   WINDOW upwards AS (ORDER BY seq ROWS UNBOUNDED PRECEDING)),
 cut AS MATERIALIZED (
-  SELECT count(*) AS n, max(seq) AS upto, count(*) FILTER (WHERE is_in) AS n_in, count(*) FILTER (WHERE is_own) AS n_own
+  SELECT count(*) AS n, max(seq) AS upto, count(*) FILTER (WHERE is_wanted) AS n_in, count(*) FILTER (WHERE is_own) AS n_own
     FROM running WHERE n_own <= $8 AND place <= 1000 AND (bytes <= $6 OR n_own <= 1)),
 moved AS (
   UPDATE "log_groups" AS g SET position = e.upto
@@ -54,12 +54,9 @@ moved AS (
    WHERE g.name = $1 AND e.n > 0),
 ranged AS (
   INSERT INTO "log_ranges" (token, group_name, from_seq, to_seq, topics, n, done, leased_until)
-  SELECT $2::uuid, $1, c.position, e.upto,
-         CASE WHEN $5::text[] IS NULL THEN c.topics WHEN c.topics IS NULL THEN $5::text[]
-              ELSE ARRAY(SELECT unnest(c.topics) INTERSECT SELECT unnest($5::text[])) END,
-         e.n_in,
+  SELECT $2::uuid, $1, c.position, e.upto, c.topics, e.n_in,
          CASE WHEN e.n_own < e.n_in THEN
-           (SELECT string_agg(CASE WHEN is_own THEN '0' ELSE '1' END, '' ORDER BY seq) FROM running WHERE is_in AND seq <= e.upto)::bit varying END,
+           (SELECT string_agg(CASE WHEN is_own THEN '0' ELSE '1' END, '' ORDER BY seq) FROM running WHERE is_wanted AND seq <= e.upto)::bit varying END,
          clock_timestamp() + $3::bigint * interval '1 microsecond'
     FROM known AS c CROSS JOIN cut AS e
    WHERE e.n_own > 0),
@@ -106,8 +103,6 @@ SELECT m.seq, m.id, m.topic, m.key, m.payload, m.headers::text,
                         FROM known AS c
                        CROSS JOIN LATERAL (
                              SELECT * FROM "log"
-                              WHERE seq > c.position AND seq <= e.upto AND state = 0
-                                AND ($5::text[] IS NULL OR topic = ANY ($5::text[]))
-                                AND (c.topics IS NULL OR topic = ANY (c.topics))) AS l) AS placed
-        WHERE NOT coalesce(key IN (SELECT key FROM held), false)
+                              WHERE seq > c.position AND seq <= e.upto AND (c.topics IS NULL OR topic = ANY (c.topics))) AS l) AS placed
+        WHERE state = 0 AND ($5::text[] IS NULL OR topic = ANY ($5::text[])) AND NOT coalesce(key IN (SELECT key FROM held), false)
         ORDER BY seq) AS m ON true

@@ -8,17 +8,21 @@ WITH expired AS MATERIALIZED (
    LIMIT 1
      FOR UPDATE SKIP LOCKED),
 ended AS (DELETE FROM "log_ranges" AS r USING expired AS e WHERE r.token = e.token)
-INSERT INTO "log_group" (seq, id, topic, key, payload, headers, created_at, available_at, lease, leased_until, attempts, fence)
+INSERT INTO "log_group" (seq, id, topic, key, payload, headers, created_at, state, available_at, lease, leased_until, attempts, fence)
 SELECT CASE WHEN $2 THEN l.seq ELSE nextval((SELECT pg_get_serial_sequence('"log_group"', 'seq'))::regclass) END,
-       l.id, l.topic, l.key, l.payload, l.headers, l.created_at,
+       l.id, l.topic, l.key, l.payload, l.headers, l.created_at, l.state,
        CASE WHEN $2 THEN coalesce(l.available_at, least(l.created_at, clock_timestamp())) ELSE l.available_at END,
-       l.token, l.leased_until, 1, 1
+       CASE l.state WHEN 0 THEN l.token END, CASE l.state WHEN 0 THEN l.leased_until END, CASE l.state WHEN 0 THEN 1 ELSE 0 END,
+       CASE l.state WHEN 0 THEN 1 ELSE 0 END
   FROM (SELECT m.*, e.token, e.leased_until, e.done, row_number() OVER (PARTITION BY e.token ORDER BY m.seq) - 1 AS place
           FROM expired AS e
          CROSS JOIN LATERAL (
-               SELECT * FROM "log"
-                WHERE seq > e.from_seq AND seq <= e.to_seq AND state = 0
-                  AND (e.topics IS NULL OR topic = ANY (e.topics))) AS m) AS l
+               SELECT l.*
+                 FROM generate_series(1, coalesce(cardinality(e.runs), 2), 2) AS i
+                CROSS JOIN LATERAL (
+                      SELECT * FROM "log"
+                       WHERE seq > coalesce(e.runs[i], e.from_seq) AND seq <= coalesce(e.runs[i + 1], e.to_seq)
+                         AND (e.topics IS NULL OR topic = ANY (e.topics))) AS l) AS m) AS l
  WHERE l.done IS NULL OR get_bit(l.done, l.place::integer) = 0
  ORDER BY l.seq
 ON CONFLICT DO NOTHING

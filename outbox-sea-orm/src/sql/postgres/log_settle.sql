@@ -1,7 +1,7 @@
 -- As log_done, with messages that did not simply succeed: $3 tokens, $4 numbers, $5 places, $6 outcomes (1 retry, 2 dead, 3 release,
--- 4 still leased, apart from its range), $7 delays in microseconds, $8 errors. They become messages of the group's own table.
--- $9 whether the log is ordered: then under their numbers in the log, and whatever else of their keys is leased with their range
--- goes with them, under its lease.
+-- 4 still leased, apart from its range, 6 as it was enqueued), $7 delays in microseconds, $8 errors. They become messages of the
+-- group's own table. $9 whether the log is ordered: then under their numbers in the log, and whatever else of their keys is
+-- leased with their range goes with them, under its lease (5).
 WITH held AS MATERIALIZED (
   SELECT r.token, r.from_seq, r.to_seq, r.topics, r.n, r.done, r.leased_until,
          coalesce(r.done, repeat('0', r.n)::bit varying) | rpad(i.places, r.n, '0')::bit varying AS now_done
@@ -21,7 +21,7 @@ pulled AS MATERIALIZED (
     FROM (SELECT h.token, h.now_done, m.seq, m.key, row_number() OVER (PARTITION BY h.token ORDER BY m.seq) - 1 AS place
             FROM held AS h
            CROSS JOIN LATERAL (SELECT seq, key FROM "log"
-                                WHERE seq > h.from_seq AND seq <= h.to_seq AND state = 0
+                                WHERE seq > h.from_seq AND seq <= h.to_seq
                                   AND (h.topics IS NULL OR topic = ANY (h.topics))) AS m
            WHERE $9) AS p
    WHERE get_bit(p.now_done, p.place::integer) = 0 AND ((p.token, p.key) IN (SELECT token, key FROM failed)) IS TRUE),
@@ -30,12 +30,12 @@ kept AS (
                            last_error, history, dead_at)
   SELECT CASE WHEN $9 THEN l.seq ELSE nextval((SELECT pg_get_serial_sequence('"log_group"', 'seq'))::regclass) END,
          l.id, l.topic, l.key, l.payload, l.headers, l.created_at,
-         CASE k.outcome WHEN 1 THEN 1 WHEN 2 THEN 2 ELSE 0 END,
+         CASE k.outcome WHEN 1 THEN 1 WHEN 2 THEN 2 WHEN 6 THEN l.state ELSE 0 END,
          CASE WHEN k.outcome = 1 THEN clock_timestamp() + k.delay * interval '1 microsecond'
               WHEN $9 THEN coalesce(l.available_at, least(l.created_at, clock_timestamp())) ELSE l.available_at END,
          CASE WHEN k.outcome IN (4, 5) THEN h.token END,
          CASE k.outcome WHEN 4 THEN clock_timestamp() + k.delay * interval '1 microsecond' WHEN 5 THEN h.leased_until END,
-         CASE k.outcome WHEN 3 THEN 0 ELSE 1 END, 1,
+         CASE WHEN k.outcome IN (3, 6) THEN 0 ELSE 1 END, CASE k.outcome WHEN 6 THEN 0 ELSE 1 END,
          CASE WHEN k.outcome IN (1, 2) THEN k.error END,
          CASE WHEN k.outcome IN (1, 2) THEN
            jsonb_build_array(jsonb_build_object('attempt', 1, 'at', clock_timestamp(), 'error', left(k.error, 200))) END,

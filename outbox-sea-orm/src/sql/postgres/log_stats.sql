@@ -1,5 +1,6 @@
 -- $1 group, $2 how many rows behind the group's position to look at. Answers as stats, of what is not in the group's own table:
 -- what it has not read yet, and what is leased with ranges.
+-- What a slot has delivered can be both.
 -- Beyond the bound the counts are projected from the numbers handed out.
 WITH cursor AS MATERIALIZED (SELECT position, topics FROM "log_groups" WHERE name = $1),
 ahead AS MATERIALIZED (
@@ -11,15 +12,14 @@ scale AS (
                                / greatest(1, max(seq) - c.position)::numeric) END AS factor
     FROM ahead CROSS JOIN cursor AS c
    GROUP BY c.position),
-leased AS (
-  SELECT l.topic, l.leased_until
-    FROM (SELECT m.topic, r.leased_until, r.done, row_number() OVER (PARTITION BY r.token ORDER BY m.seq) - 1 AS place
-            FROM "log_ranges" AS r
-           CROSS JOIN LATERAL (SELECT seq, topic FROM "log"
-                                WHERE seq > r.from_seq AND seq <= r.to_seq AND state = 0
-                                  AND (r.topics IS NULL OR topic = ANY (r.topics))) AS m
-           WHERE r.group_name = $1) AS l
-   WHERE l.done IS NULL OR get_bit(l.done, l.place::integer) = 0)
+ranged AS MATERIALIZED (
+  SELECT m.seq, m.topic, r.leased_until, r.done, row_number() OVER (PARTITION BY r.token ORDER BY m.seq) - 1 AS place
+    FROM "log_ranges" AS r
+   CROSS JOIN LATERAL generate_series(1, coalesce(cardinality(r.runs), 2), 2) AS i
+   CROSS JOIN LATERAL (SELECT seq, topic FROM "log"
+                        WHERE seq > coalesce(r.runs[i], r.from_seq) AND seq <= coalesce(r.runs[i + 1], r.to_seq)
+                          AND (r.topics IS NULL OR topic = ANY (r.topics))) AS m
+   WHERE r.group_name = $1)
 SELECT state, topic, round(sum(factor))::bigint, coalesce(round(sum(factor) FILTER (WHERE is_due)), 0)::bigint,
        count(*) FILTER (WHERE state = 0 AND NOT is_due), 0::bigint,
        (extract(epoch FROM clock_timestamp() - min(least(greatest(due_at, '1970-01-01Z'), '9999-12-31Z')) FILTER (WHERE is_due)) * 1000000)::bigint,
@@ -27,7 +27,8 @@ SELECT state, topic, round(sum(factor))::bigint, coalesce(round(sum(factor) FILT
   FROM (SELECT a.state, a.topic, 0 AS attempts, CASE a.state WHEN 0 THEN a.created_at ELSE a.available_at END AS due_at,
                a.state = 0 OR a.available_at <= clock_timestamp() AS is_due, s.factor
           FROM ahead AS a CROSS JOIN scale AS s CROSS JOIN cursor AS c
-         WHERE c.topics IS NULL OR a.topic = ANY (c.topics)
+         WHERE (c.topics IS NULL OR a.topic = ANY (c.topics)) AND a.seq NOT IN (SELECT seq FROM ranged)
         UNION ALL
-        SELECT 0::smallint, topic, 1, leased_until, leased_until <= clock_timestamp(), 1 FROM leased) AS m
+        SELECT 0::smallint, topic, 1, leased_until, leased_until <= clock_timestamp(), 1
+          FROM ranged WHERE done IS NULL OR get_bit(done, place::integer) = 0) AS m
  GROUP BY state, topic

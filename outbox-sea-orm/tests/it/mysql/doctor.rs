@@ -7,7 +7,7 @@ use outbox_core::{
 };
 use outbox_sea_orm::OutboxTable;
 use outbox_testkit::server::{Settings, private};
-use sea_orm::{ConnectionTrait, DatabaseConnection, TransactionTrait};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement, TransactionTrait};
 
 use crate::doctor::{PATIENCE, doctor, only};
 use crate::support::{LEASE, Pool, Site, eventually, on_mysql};
@@ -87,6 +87,27 @@ async fn an_old_transaction_is_found_with_its_holder(site: &Site) {
     eventually("nothing is held", async || held_by().await.is_none()).await;
 }
 
+/// MySQL 9 shows no transaction at all meanwhile.
+async fn a_statement_with_bytes_of_another_session_is_waited_for(site: &Site) {
+    let transaction = site.db.begin().await.expect("begin");
+    let sleep = "SELECT SLEEP(0.5), payload = ? FROM (SELECT 1 AS payload) AS one";
+    let bytes = Statement::from_sql_and_values(DbBackend::MySql, sleep, [vec![0xFF_u8, 0xFE].into()]);
+    let statement = async {
+        transaction
+            .execute_unprepared(&format!("SELECT * FROM {} FOR UPDATE", site.sql_name("outbox")))
+            .await?;
+        transaction.query_one_raw(bytes).await
+    };
+    let (statement, found) = tokio::join!(statement, async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        site.outbox.doctor(PATIENCE).await
+    });
+    statement.expect("statement");
+    let found = found.expect("doctor");
+    assert!(!found.iter().any(|finding| finding.what.contains("could not show")), "{found:?}");
+    transaction.rollback().await.expect("rollback");
+}
+
 async fn a_user_that_does_not_see_others_is_told(site: &Site) {
     let db = super::as_user(site, "ALL").await;
     let finding = only(doctor(site, &db, PATIENCE).await, Symptom::Privilege);
@@ -100,6 +121,7 @@ on_mysql! {
     the_isolation_level_of_a_shared_pool_is_looked_at,
     a_packet_smaller_than_a_message_is_found,
     an_old_transaction_is_found_with_its_holder,
+    a_statement_with_bytes_of_another_session_is_waited_for,
     a_user_that_does_not_see_others_is_told,
 }
 

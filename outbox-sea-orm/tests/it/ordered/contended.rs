@@ -10,27 +10,27 @@ use tokio::time::timeout;
 use super::*;
 use crate::support::{PATIENCE, Pool, eventually};
 
-const LIMIT: usize = 10;
+pub(super) const LIMIT: usize = 10;
 
 /// The table `declared`, made, and a claim loop on it.
-struct Loop {
-    table: OutboxTable,
+pub(super) struct Loop {
+    pub(super) table: OutboxTable,
     claimer: Claimer,
 }
 
 impl Loop {
-    async fn new(site: &Site) -> Self {
+    pub(super) async fn new(site: &Site) -> Self {
         let table = OutboxTable::new(&site.db, site.name("declared")).ordered(OnDead::Block);
         table.migrate().await.expect("migrate");
         Self { table, claimer: Claimer::new() }
     }
 
-    async fn enqueue(&self, keys: impl IntoIterator<Item = String>) {
+    pub(super) async fn enqueue(&self, keys: impl IntoIterator<Item = String>) {
         let drafts: Vec<_> = keys.into_iter().map(|key| Draft::new("t", "").key(key)).collect();
         self.table.enqueue_autocommit(drafts).await.expect("enqueue");
     }
 
-    async fn claim_with(&self, max_attempts: u32) -> Claim {
+    pub(super) async fn claim_with(&self, max_attempts: u32) -> Claim {
         let request = ClaimRequest::new(LIMIT, LEASE).with_max_attempts(max_attempts);
         let claim = self.table.claim(request.with_claimer(self.claimer.clone()));
         timeout(PATIENCE, claim).await.expect("it waits for nobody").expect("claim")
@@ -44,12 +44,12 @@ impl Loop {
     }
 }
 
-fn keys(claim: &Claim) -> Vec<String> {
+pub(super) fn keys(claim: &Claim) -> Vec<String> {
     claim.messages.iter().filter_map(|claimed| claimed.message.key.clone()).collect()
 }
 
 /// As many keys as one claim takes, in their order.
-fn batch(name: &str) -> Vec<String> {
+pub(super) fn batch(name: &str) -> Vec<String> {
     (0..LIMIT).map(|number| format!("{name} {number}")).collect()
 }
 

@@ -1,0 +1,220 @@
+//! The log among others: more groups, more dispatchers, transactions elsewhere, what is retained.
+
+use std::time::Duration;
+
+use outbox_sea_orm::{Start, Subscription};
+use sea_orm::ConnectionTrait;
+use sea_orm::sqlx::{PgConnection, raw_sql};
+
+use super::held_snapshot::Snapshot;
+use super::log::OurLog;
+use crate::error::{Error, Result};
+use crate::load::{BATCH, TOPIC, batches};
+use crate::meter::{Meter, Rounds, Usage};
+use crate::options::Options;
+use crate::report::{Bound, Line};
+use crate::side::{Round, Side, drained, fill, interleave, refill_and_drain};
+use crate::site::{BENCH, Site};
+
+/// A log is drained by `one` and by `other`, in turn.
+async fn compared(
+    scenario: &str,
+    site: &Site,
+    options: &Options,
+    mut one: impl AsyncFnMut(u64, Round) -> Result<Usage>,
+    mut other: impl AsyncFnMut(u64, Round) -> Result<Usage>,
+) -> Result<(Line, Rounds, Rounds)> {
+    let n_messages = options.n_messages(200_000);
+    let (one, other) = interleave(
+        site,
+        options.n_rounds,
+        async |round| one(n_messages, round).await,
+        async |round| other(n_messages, round).await,
+    )
+    .await?;
+    let line = Line::new(scenario, site.kind())
+        .with("messages", n_messages)
+        .with("one", one.json())
+        .with("other", other.json());
+    Ok((line, one, other))
+}
+
+/// Three groups read what one reads.
+pub(crate) async fn groups(site: &Site, options: &Options) -> Result<Line> {
+    let drained = async |n_groups, n_messages, round| {
+        let side = OurLog::with_groups(site, n_groups).await?;
+        let usage = refill_and_drain(site, &side, n_messages, round).await?;
+        side.remove().await?;
+        Ok(usage)
+    };
+    let (line, one, three) = compared(
+        "log_groups",
+        site,
+        options,
+        async |n_messages, round| drained(1, n_messages, round).await,
+        async |n_messages, round| drained(3, n_messages, round).await,
+    )
+    .await?;
+    let enqueued =
+        [enqueued(site, 1).await?, enqueued(site, 3).await?].map(|usage| usage.wal_bytes_per_message());
+    let ratio = three.median(Usage::cpu_per_message) / one.median(Usage::cpu_per_message);
+    Ok(line.gate("CPU / CPU of one group", ratio, Bound::AtMost(3.3)).exact_gate(
+        "WAL bytes of an enqueue / with one group",
+        enqueued[1] / enqueued[0],
+        Bound::AtMost(1.01),
+    ))
+}
+
+/// An enqueue without full-page images.
+async fn enqueued(site: &Site, n_groups: usize) -> Result<Usage> {
+    const N_MESSAGES: u64 = 20_000;
+    let side = OurLog::with_groups(site, n_groups).await?;
+    site.postgres()?.full_page_writes(false).await?;
+    let meter = Meter::start(site, None, false).await?;
+    side.enqueue_batches(batches(TOPIC, N_MESSAGES, BATCH, Duration::ZERO)).await?;
+    let usage = meter.stop(N_MESSAGES).await;
+    site.postgres()?.full_page_writes(true).await?;
+    side.remove().await?;
+    usage
+}
+
+/// A transaction that has written elsewhere and stays open.
+struct Foreign(PgConnection);
+
+impl Foreign {
+    async fn open(site: &Site) -> Result<Self> {
+        let mut session = site.postgres()?.connect(BENCH).await?;
+        raw_sql("CREATE TABLE IF NOT EXISTS elsewhere (id int)").execute(&mut session).await?;
+        raw_sql("BEGIN; INSERT INTO elsewhere VALUES (1)").execute(&mut session).await?;
+        Ok(Self(session))
+    }
+
+    async fn end(mut self) -> Result<()> {
+        raw_sql("ROLLBACK").execute(&mut self.0).await?;
+        Ok(())
+    }
+}
+
+/// A backlog is filled and drained while a transaction that has written elsewhere is open.
+pub(crate) async fn foreign(site: &Site, options: &Options) -> Result<Line> {
+    let (line, without, with) = compared(
+        "log_foreign",
+        site,
+        options,
+        async |n_messages, round| drained::<OurLog>(site, n_messages, round).await,
+        async |n_messages, round| {
+            let foreign = Foreign::open(site).await?;
+            let usage = drained::<OurLog>(site, n_messages, round).await?;
+            foreign.end().await?;
+            Ok(usage)
+        },
+    )
+    .await?;
+    Ok(line.gate("rate / without", with.ratio_to(&without), Bound::AtLeast(0.95)))
+}
+
+/// The same while a snapshot is held.
+pub(crate) async fn snapshot(site: &Site, options: &Options) -> Result<Line> {
+    let (line, without, with) = compared(
+        "log_snapshot",
+        site,
+        options,
+        async |n_messages, round| drained::<OurLog>(site, n_messages, round).await,
+        async |n_messages, round| {
+            let snapshot = Snapshot::take(site).await?;
+            let usage = drained::<OurLog>(site, n_messages, round).await?;
+            snapshot.release().await?;
+            Ok(usage)
+        },
+    )
+    .await?;
+    Ok(line.gate("rate / without", with.ratio_to(&without), Bound::AtLeast(0.9)))
+}
+
+/// The drain rate behind ten million rows and behind a hundredth of them, which stay from round to round.
+pub(crate) async fn retained(site: &Site, options: &Options) -> Result<Line> {
+    let n_retained = options.n_neighbours(10_000_000);
+    let (few, many) = (retaining(site, n_retained / 100).await?, retaining(site, n_retained).await?);
+    let (line, of_few, of_many) = compared(
+        "log_retained",
+        site,
+        options,
+        async |n_messages, round| refill_and_drain(site, &few, n_messages, round).await,
+        async |n_messages, round| refill_and_drain(site, &many, n_messages, round).await,
+    )
+    .await?;
+    few.remove().await?;
+    many.remove().await?;
+    Ok(line.with("retained", n_retained).gate(
+        "rate / that behind a hundredth",
+        of_many.ratio_to(&of_few),
+        Bound::AtLeast(0.9),
+    ))
+}
+
+/// A log with rows that its group does not read any more, like those that [`batches`] makes.
+async fn retaining(site: &Site, n_rows: u64) -> Result<OurLog> {
+    let mut side = OurLog::without_groups(site).await?;
+    let insert = format!(
+        "INSERT INTO {}.log (id, topic, key, payload, headers) \
+         SELECT gen_random_uuid(), '{TOPIC}', 'order-' || i, decode(repeat(md5(i::text), 13), 'hex'), \
+                jsonb_build_object('content-type', 'application/octet-stream', 'traceparent', '00-' || md5(i::text) || '-0123456789abcdef-01') \
+           FROM generate_series(1, {n_rows}) AS i",
+        side.schema()
+    );
+    side.db().execute_unprepared(&insert).await?;
+    side.register(Subscription::new("bench").with_start(Start::End)).await?;
+    Ok(side)
+}
+
+/// Four dispatchers of a group, beside one and beside four that share nothing: what this machine can do at the most.
+pub(crate) async fn shared(site: &Site, options: &Options) -> Result<Line> {
+    let mut apart = Rounds::default();
+    let (line, one, four) = compared(
+        "log_shared",
+        site,
+        options,
+        async |n_messages, round| {
+            apart.push(drained_apart(site, n_messages).await?);
+            drained::<OurLog>(site, n_messages, round).await
+        },
+        async |n_messages, _round| drained_by_four(site, n_messages).await,
+    )
+    .await?;
+    Ok(line
+        .with("apart", apart.json())
+        .figure("apart / one", apart.ratio_to(&one))
+        .gate("rate / rate of one", four.ratio_to(&one), Bound::AtLeast(1.2))
+        .gate("rate / rate of four logs", four.ratio_to(&apart), Bound::AtLeast(0.9)))
+}
+
+async fn drained_by_four(site: &Site, n_messages: u64) -> Result<Usage> {
+    let side = OurLog::create(site).await?;
+    fill(&side, n_messages).await?;
+    site.rest().await?;
+    let meter = Meter::start(site, None, false).await?;
+    side.drain_by(4, n_messages).await?;
+    let usage = meter.stop(n_messages).await?;
+    side.remove().await?;
+    Ok(usage)
+}
+
+/// Each of four dispatchers has a quarter of the messages in a log of its own.
+async fn drained_apart(site: &Site, n_messages: u64) -> Result<Usage> {
+    let n_each = n_messages / 4;
+    let create = async || {
+        let side = OurLog::create(site).await?;
+        fill(&side, n_each).await?;
+        Ok::<_, Error>(side)
+    };
+    let sides = [create().await?, create().await?, create().await?, create().await?];
+    site.rest().await?;
+    let meter = Meter::start(site, None, false).await?;
+    let [one, two, three, four] = sides.each_ref().map(|side| side.drain(n_each));
+    tokio::try_join!(one, two, three, four)?;
+    let usage = meter.stop(4 * n_each).await?;
+    for side in sides {
+        side.remove().await?;
+    }
+    Ok(usage)
+}

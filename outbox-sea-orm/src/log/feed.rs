@@ -1,0 +1,202 @@
+//! A group that is fed from the WAL: docs/decisions/073.
+
+mod buffer;
+mod claim;
+mod open;
+mod rows;
+mod stream;
+mod switch;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use outbox_core::{Finding, Result, Severity, Symptom};
+use sea_orm::sea_query::Values;
+use tokio::sync::{Mutex, watch};
+
+use super::LogGroup;
+use super::claim::Claiming;
+use crate::row::column;
+use crate::sql::FeedSql;
+use open::{Open, Stage};
+
+/// How soon a claim looks again whether the slot is free.
+const STAND_BY: Duration = Duration::from_millis(250);
+/// How long claims may go without a look at whether the group is fed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often one claim may begin again because somebody else has moved the group.
+const MAX_OPENINGS: usize = 3;
+
+/// How a [`LogGroup`] is fed from the WAL, see [`LogGroup::with_feed`].
+#[derive(Clone, Default)]
+pub struct WalFeed {
+    login: Option<(String, String)>,
+}
+
+impl WalFeed {
+    /// Reads the WAL with the login of the group's own connections. Its role needs the attribute `REPLICATION`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads the WAL with another login, so that only this role needs the attribute `REPLICATION`.
+    #[must_use]
+    pub fn with_login(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
+        self.login = Some((user.into(), password.into()));
+        self
+    }
+}
+
+impl fmt::Debug for WalFeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user = self.login.as_ref().map(|(user, _)| user);
+        f.debug_struct("WalFeed").field("user", &user).finish_non_exhaustive()
+    }
+}
+
+/// So much WAL may wait for a slot before `doctor` says so.
+const MUCH_WAL: i64 = 1024 * 1024 * 1024;
+
+/// What the clones of a group's handle share of its feed.
+pub(super) struct Feed {
+    options: WalFeed,
+    sql: FeedSql,
+    /// Whether anything waits for a claim.
+    arrivals: watch::Sender<bool>,
+    reading: Mutex<Reading>,
+}
+
+#[derive(Default)]
+struct Reading {
+    open: Option<Open>,
+    /// What the last look found and until when that holds.
+    known: Option<(Idle, Instant)>,
+}
+
+/// Why this process does not read the slot.
+#[derive(Clone, Copy)]
+enum Idle {
+    /// The group is read by number.
+    Polled,
+    /// Another process reads it.
+    StandBy,
+}
+
+impl Feed {
+    pub(super) fn new(group: &LogGroup, options: WalFeed) -> Self {
+        Self {
+            options,
+            sql: FeedSql::of(group.log.name(), group.own.name()),
+            arrivals: watch::Sender::new(false),
+            reading: Mutex::default(),
+        }
+    }
+
+    /// Becomes true whenever something arrives where nothing was, and false when a claim has taken all.
+    pub(super) fn arrivals(&self) -> watch::Receiver<bool> {
+        self.arrivals.subscribe()
+    }
+}
+
+/// Claims what the slot has delivered; false where the group is read by number.
+pub(super) async fn take(claiming: &mut Claiming<'_>) -> Result<bool> {
+    let group = claiming.group;
+    let Some(feed) = &group.feed else { return Ok(false) };
+    group.require_wal()?;
+    let mut reading = feed.reading.lock().await;
+    for _ in 0..MAX_OPENINGS {
+        match reading.stage(group, feed).await? {
+            Stage::Polled => return Ok(false),
+            Stage::StandBy => break,
+            Stage::Rest(above) => {
+                claiming.take_log().await?;
+                if !claiming.is_empty() || !open::begin(group, feed, above).await? {
+                    return Ok(true);
+                }
+            }
+            Stage::Open => {
+                let Some(open) = &mut reading.open else { break };
+                if open.advance(group, feed).await? && open.claim(claiming, feed).await? {
+                    open.set_due();
+                    claiming.look_in_at_most(open.look_in());
+                    return Ok(true);
+                }
+                reading.open = None;
+            }
+        }
+    }
+    claiming.look_in_at_most(Some(STAND_BY));
+    Ok(true)
+}
+
+/// Moves the group's position as far as this process knows what is behind it.
+pub(super) async fn settle_position(group: &LogGroup) -> Result<()> {
+    let Some(feed) = &group.feed else { return Ok(()) };
+    let mut reading = feed.reading.lock().await;
+    let Some(open) = reading.open.as_mut().filter(|open| !open.is_over()) else { return Ok(()) };
+    open.settle_position(group, feed).await
+}
+
+/// What is wrong with the slot of a group, whoever reads it.
+pub(super) async fn findings(group: &LogGroup) -> Result<Vec<Finding>> {
+    let sql = FeedSql::of(group.log.name(), group.own.name()).log_feed_lag;
+    let values = Values(vec![group.name().into()]);
+    let rows = group.log.table.query("doctor", &group.log.table.db, &sql, values).await?;
+    let Some(row) = rows.first() else { return Ok(Vec::new()) };
+    let slot: String = column(row, 0)?;
+    let (is_there, is_lost, is_active): (bool, bool, bool) =
+        (column(row, 1)?, column(row, 2)?, column(row, 3)?);
+    let n_bytes: i64 = column(row, 4)?;
+    let name = group.name();
+    let finding =
+        |severity, what: String, advice: &str| vec![Finding::new(severity, Symptom::Slot, what, advice)];
+    Ok(if !is_there || is_lost {
+        let what = format!(
+            "the replication slot {slot} of group {name} is {}",
+            if is_lost { "lost" } else { "missing" }
+        );
+        finding(Severity::Critical, what, "call resync, which reads the group by number, and then start_feed")
+    } else if !is_active {
+        let what = format!(
+            "nobody reads the replication slot {slot} of group {name}, which keeps {n_bytes} bytes of WAL"
+        );
+        finding(
+            Severity::Warning,
+            what,
+            "run a dispatcher on the group, or call resync; set max_slot_wal_keep_size",
+        )
+    } else if n_bytes > MUCH_WAL {
+        let what = format!("the replication slot {slot} of group {name} keeps {n_bytes} bytes of WAL");
+        finding(Severity::Warning, what, "end transactions that stay open, or run handlers that are faster")
+    } else {
+        Vec::new()
+    })
+}
+
+impl Reading {
+    async fn stage(&mut self, group: &LogGroup, feed: &Feed) -> Result<Stage> {
+        if let Some(open) = self.open.take_if(|open| open.is_over()) {
+            open.end(group)?;
+        }
+        if self.open.is_some() {
+            return Ok(Stage::Open);
+        }
+        match self.known {
+            Some((Idle::Polled, until)) if Instant::now() < until => return Ok(Stage::Polled),
+            Some((Idle::StandBy, until)) if Instant::now() < until => return Ok(Stage::StandBy),
+            _ => self.known = None,
+        }
+        let (stage, opened) = open::open(group, feed).await?;
+        if matches!(stage, Stage::Polled) {
+            // what was examined was cut off where the feed began
+            group.reader.lock().await.forget();
+        }
+        self.open = opened;
+        self.known = match stage {
+            Stage::Polled => Some((Idle::Polled, Instant::now() + LOOK_INTERVAL)),
+            Stage::StandBy => Some((Idle::StandBy, Instant::now() + STAND_BY)),
+            Stage::Rest(_) | Stage::Open => None,
+        };
+        Ok(stage)
+    }
+}

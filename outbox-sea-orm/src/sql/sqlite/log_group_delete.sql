@@ -1,0 +1,2 @@
+-- ?1 group.
+DELETE FROM "log_groups" WHERE name = ?1

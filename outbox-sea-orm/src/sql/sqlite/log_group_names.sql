@@ -1,0 +1,1 @@
+SELECT name FROM "log_groups" ORDER BY name
