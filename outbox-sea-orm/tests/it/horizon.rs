@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 const N_PRODUCERS: usize = 6;
 const DURATION: Duration = Duration::from_secs(5);
-const MAX_ROUNDS: usize = 8;
+const MAX_ROUNDS: usize = 30;
 /// How long a reader may need to come to its end when the producers have stopped.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -86,18 +86,16 @@ async fn column<T: sea_orm::TryGetable>(db: &DatabaseConnection, sql: String) ->
     rows(db, sql).await.iter().map(|row| row.try_get_by_index(0).expect("a value")).collect()
 }
 
-/// A log whose numbers may be drawn otherwise than its INSERT does.
+/// A log, and a table beside it.
 struct World {
     url: String,
     schema: String,
-    /// Numbers are drawn by a statement before the INSERT.
-    draws_early: bool,
     has_prepared: bool,
     db: DatabaseConnection,
 }
 
 impl World {
-    async fn create(cache: u32, draws_early: bool) -> Option<Self> {
+    async fn create() -> Option<Self> {
         let server = match outbox_testkit::server::postgres().await {
             Ok(server) => server,
             Err(skipped) => {
@@ -106,24 +104,19 @@ impl World {
                 return None;
             }
         };
-        Some(Self::at(server.url(), cache, draws_early).await)
+        Some(Self::at(server.url()).await)
     }
 
-    async fn at(url: &str, cache: u32, draws_early: bool) -> Self {
+    async fn at(url: &str) -> Self {
         let url = url.to_owned();
         let db = connect(&url, 4).await;
         let schema = format!("h_{}", Uuid::new_v4().simple());
         OutboxLog::new(&db, name(&schema)).migrate().await.expect("migrate");
-        let kind = if draws_early { "BY DEFAULT" } else { "ALWAYS" };
-        let ddl = format!(
-            "ALTER TABLE {schema}.log ALTER COLUMN seq SET CACHE {cache}; \
-             ALTER TABLE {schema}.log ALTER COLUMN seq SET GENERATED {kind}; CREATE TABLE {schema}.other (id uuid)"
-        );
-        db.execute_unprepared(&ddl).await.expect("alter");
+        execute(&db, &format!("CREATE TABLE {schema}.other (id uuid)")).await;
         let most: Vec<String> =
             column(&db, "SELECT current_setting('max_prepared_transactions')".into()).await;
         let has_prepared = most[0] != "0";
-        Self { url, schema, draws_early, has_prepared, db }
+        Self { url, schema, has_prepared, db }
     }
 
     /// Produces while `readers` read, and what each of them has done wrong.
@@ -155,17 +148,11 @@ impl World {
         self.db.execute_unprepared(&format!("DROP SCHEMA {} CASCADE", self.schema)).await.expect("drop");
     }
 
-    fn insert(&self, ids: &[Uuid], early: &[i64]) -> String {
-        let mut sql = format!("INSERT INTO {}.log (", self.schema);
-        sql.push_str(if early.is_empty() {
-            "id, topic, payload) VALUES "
-        } else {
-            "seq, id, topic, payload) VALUES "
-        });
+    fn insert(&self, ids: &[Uuid]) -> String {
+        let mut sql = format!("INSERT INTO {}.log (id, topic, payload) VALUES ", self.schema);
         for (place, id) in ids.iter().enumerate() {
             let comma = if place == 0 { "" } else { ", " };
-            let number = early.get(place).map(|number| format!("{number}, ")).unwrap_or_default();
-            write!(sql, "{comma}({number}'{id}', 't', '')").expect("text");
+            write!(sql, "{comma}('{id}', 't', '')").expect("text");
         }
         sql
     }
@@ -233,18 +220,8 @@ async fn execute(db: &DatabaseConnection, sql: &str) {
 
 async fn insert(world: &World, db: &DatabaseConnection, random: &mut Random) -> Vec<Uuid> {
     let ids: Vec<Uuid> = (0..1 + random.below(4)).map(|_| Uuid::now_v7()).collect();
-    let early = if world.draws_early {
-        let draw = format!(
-            "SELECT nextval(pg_get_serial_sequence('{}.log', 'seq')) FROM generate_series(1, {})",
-            world.schema,
-            ids.len()
-        );
-        column(db, draw).await
-    } else {
-        Vec::new()
-    };
     random.pause(2).await;
-    execute(db, &world.insert(&ids, &early)).await;
+    execute(db, &world.insert(&ids)).await;
     random.pause(2).await;
     ids
 }
@@ -266,16 +243,7 @@ async fn end(world: &World, db: &DatabaseConnection, random: &mut Random) -> boo
 
 /// Reads until everything was read after the producers had ended.
 async fn read(world: Arc<World>, ended: Arc<AtomicBool>, reader: Reader, cursor: i64) -> Vec<(i64, Uuid)> {
-    let mut reading = Reading {
-        db: connect(&world.url, 1).await,
-        schema: world.schema.clone(),
-        reader,
-        random: Random(Uuid::new_v4().as_u128() as u64 | 1),
-        cursor,
-        last: None,
-        horizon: cursor,
-        lows: HashMap::new(),
-    };
+    let mut reading = Reading::start(&world, reader, cursor).await;
     let (mut read, mut n_quiet) = (Vec::new(), 0);
     while n_quiet < 3 {
         let was_ended = ended.load(SeqCst);
@@ -299,6 +267,19 @@ struct Reading {
 }
 
 impl Reading {
+    async fn start(world: &World, reader: Reader, cursor: i64) -> Self {
+        Self {
+            db: connect(&world.url, 1).await,
+            schema: world.schema.clone(),
+            reader,
+            random: Random(Uuid::new_v4().as_u128() as u64 | 1),
+            cursor,
+            last: None,
+            horizon: cursor,
+            lows: HashMap::new(),
+        }
+    }
+
     async fn poll(&mut self) -> Vec<(i64, Uuid)> {
         if self.random.below(20) == 0 {
             self.random.pause(300).await;
@@ -432,7 +413,7 @@ async fn catch(world: &Arc<World>, right: &[Reader], broken: &[Reader]) {
 #[test]
 fn rule_loses_nothing_and_every_broken_form_is_caught() {
     on_two_threads(async {
-        let Some(world) = World::create(1, false).await else { return };
+        let Some(world) = World::create().await else { return };
         let world = Arc::new(world);
         let is_possible = |reader: &Reader| *reader != Reader::NoPrepared || world.has_prepared;
         let broken: Vec<Reader> = BROKEN.into_iter().filter(is_possible).collect();
@@ -444,7 +425,7 @@ fn rule_loses_nothing_and_every_broken_form_is_caught() {
 #[test]
 fn group_delivers_everything_once() {
     on_two_threads(async {
-        let Some(world) = World::create(1, false).await else { return };
+        let Some(world) = World::create().await else { return };
         let world = Arc::new(world);
         let log = OutboxLog::new(&world.db, name(&world.schema));
         let group =
@@ -517,7 +498,7 @@ async fn garden(
 #[test]
 fn partitions_come_and_go_under_load() {
     on_two_threads(async {
-        let Some(world) = World::create(1, false).await else { return };
+        let Some(world) = World::create().await else { return };
         let log = OutboxLog::new(&world.db, name(&world.schema)).partitioned(PartitionInterval::Minute);
         let start = column::<String>(&world.db, "SELECT clock_timestamp()::text".into()).await;
         let clock = FAST_CLOCK.replace("START", &start[0]);
@@ -551,14 +532,65 @@ fn partitions_come_and_go_under_load() {
     });
 }
 
-#[test]
-fn numbers_drawn_ahead_are_caught() {
-    on_two_threads(async {
-        for (cache, draws_early) in [(20, false), (1, true)] {
-            let Some(world) = World::create(cache, draws_early).await else { return };
-            let world = Arc::new(world);
-            catch(&world, &[], &[Reader::Right]).await;
-            world.remove().await;
+/// What the slow one of two producers does before the fast one inserts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ahead {
+    /// Begins, which draws no number.
+    Nothing,
+    /// Inserts a row of its own, whose session keeps numbers of the sequence for later.
+    Cache,
+    /// Draws a number, and inserts with it later.
+    Draw,
+}
+
+/// The premise of the rule: numbers are drawn by the INSERT, under the lock that a reader watches.
+#[tokio::test]
+async fn rule_needs_numbers_that_the_insert_draws() {
+    for ahead in [Ahead::Nothing, Ahead::Cache, Ahead::Draw] {
+        let Some(world) = World::create().await else { return };
+        assert_eq!(reads_late(&world, ahead).await, ahead == Ahead::Nothing, "{ahead:?}");
+        world.remove().await;
+    }
+}
+
+/// Whether a message is read whose producer began before, and inserted after, one that was read.
+async fn reads_late(world: &World, ahead: Ahead) -> bool {
+    let slow = connect(&world.url, 1).await;
+    let log = format!("{}.log", world.schema);
+    match ahead {
+        Ahead::Nothing => {}
+        Ahead::Cache => {
+            execute(&slow, &format!("ALTER TABLE {log} ALTER COLUMN seq SET CACHE 20")).await;
+            execute(&slow, &world.insert(&[Uuid::now_v7()])).await;
         }
-    });
+        Ahead::Draw => {
+            execute(&slow, &format!("ALTER TABLE {log} ALTER COLUMN seq SET GENERATED BY DEFAULT")).await;
+        }
+    }
+    execute(&slow, "BEGIN").await;
+    let early = match ahead {
+        Ahead::Draw => {
+            let draw = format!("SELECT nextval(pg_get_serial_sequence('{log}', 'seq'))");
+            column::<i64>(&slow, draw).await.pop()
+        }
+        _ => None,
+    };
+    let (fast, late) = (Uuid::now_v7(), Uuid::now_v7());
+    execute(&world.db, &world.insert(&[fast])).await;
+    let mut reading = Reading::start(world, Reader::Right, 0).await;
+    while !reading.poll().await.iter().any(|(_, id)| *id == fast) {}
+    let insert = match early {
+        Some(seq) => {
+            format!("INSERT INTO {log} (seq, id, topic, payload) VALUES ({seq}, '{late}', 't', '')")
+        }
+        None => world.insert(&[late]),
+    };
+    execute(&slow, &insert).await;
+    execute(&slow, "COMMIT").await;
+    for _ in 0..5 {
+        if reading.poll().await.iter().any(|(_, id)| *id == late) {
+            return true;
+        }
+    }
+    false
 }

@@ -67,7 +67,7 @@ async fn transaction(world: &World, db: &DatabaseConnection, random: &mut Random
 
 async fn insert(world: &World, db: &impl ConnectionTrait, random: &mut Random) -> Done<Vec<Uuid>> {
     let ids: Vec<Uuid> = (0..1 + random.below(4)).map(|_| Uuid::now_v7()).collect();
-    run(db, &world.insert(&ids, &[])).await?;
+    run(db, &world.insert(&ids)).await?;
     random.pause(2).await;
     Ok(ids)
 }
@@ -142,7 +142,7 @@ async fn end_prepared(db: &DatabaseConnection, random: &mut Random) {
 
 async fn survive(server: &Server, seed: u64) {
     eprintln!("seed {seed}");
-    let world = Arc::new(World::at(server.url(), 1, false).await);
+    let world = Arc::new(World::at(server.url()).await);
     let log = OutboxLog::new(&world.db, name(&world.schema));
     log.register(Subscription::new("g").with_start(Start::Beginning)).await.expect("register");
     let (ended, trace) = (Arc::new(AtomicBool::new(false)), Arc::<Mutex<Trace>>::default());
@@ -201,20 +201,18 @@ fn numbers_that_were_never_stored_are_forgotten() {
     on_two_threads(async {
         let settings = Settings::for_tests().with("wal_writer_delay", "10s").with("autovacuum", "off");
         let Ok(server) = private(settings).await else { return };
-        let world = World::at(server.url(), 1, false).await;
+        let world = World::at(server.url()).await;
         let log = OutboxLog::new(&world.db, name(&world.schema));
         let group =
             log.register(Subscription::new("g").with_start(Start::Beginning)).await.expect("register");
         let some = |n: usize| (0..n).map(|_| Uuid::now_v7()).collect::<Vec<_>>();
-        run(&world.db, &format!("BEGIN; {}; ROLLBACK", world.insert(&some(100), &[])))
-            .await
-            .expect("roll back");
+        run(&world.db, &format!("BEGIN; {}; ROLLBACK", world.insert(&some(100)))).await.expect("roll back");
         group.stats().await.expect("now it knows of them");
         server.stop(StopMode::Kill).await.expect("stop");
         server.restart().await.expect("restart");
         let (late, db) = (connect_at_last(&world.url).await, connect_at_last(&world.url).await);
-        run(&late, &format!("BEGIN; {}", world.insert(&some(1), &[]))).await.expect("insert");
-        run(&db, &world.insert(&some(10), &[])).await.expect("insert");
+        run(&late, &format!("BEGIN; {}", world.insert(&some(1)))).await.expect("insert");
+        run(&db, &world.insert(&some(10))).await.expect("insert");
         let last = last_number(&db, &world.schema).await;
         assert!(last < 100, "{last} was not handed out before");
         let mut n = 0;
