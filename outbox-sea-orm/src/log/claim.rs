@@ -7,6 +7,8 @@ use sea_orm::sea_query::Values;
 use sea_orm::{QueryResult, Value};
 
 use super::LogGroup;
+#[cfg(feature = "postgres")]
+use super::reader::MAX_SESSIONS;
 use super::reader::{Poll, Reader};
 use crate::dialect::Dialect;
 use crate::row::{ClaimedRow, Readable, column, from_duration};
@@ -80,12 +82,14 @@ pub(super) struct Claiming<'a> {
     kept: Loop,
     claim: Claim,
     look_in: Option<Duration>,
+    /// How many of its statements came to a session of which nobody knew.
+    #[cfg(feature = "postgres")]
+    n_met: usize,
 }
 
 /// See [`Repository::claim`]. A claim that fails or is dropped forgets where its loop left off.
 pub(super) async fn claim(group: &LogGroup, request: ClaimRequest) -> Result<Claim> {
-    let kept = Loop::of(group, &request);
-    let mut claiming = Claiming { group, request: &request, kept, claim: Claim::default(), look_in: None };
+    let mut claiming = Claiming::new(group, &request);
     claiming.run().await?;
     let Claiming { mut kept, mut claim, look_in, .. } = claiming;
     let now = Instant::now();
@@ -106,8 +110,7 @@ pub(super) async fn claim(group: &LogGroup, request: ClaimRequest) -> Result<Cla
 /// Reads on an ordered log as far as every message is held by its key, so that what waits for whom is in the group's own table.
 pub(super) async fn read_ahead(group: &LogGroup) -> Result<()> {
     let request = ClaimRequest::new(1, Duration::from_secs(1));
-    let kept = Loop::of(group, &request);
-    let mut claiming = Claiming { group, request: &request, kept, claim: Claim::default(), look_in: None };
+    let mut claiming = Claiming::new(group, &request);
     while let Some(unread) = claiming.unread().await? {
         let Some(taken) = claiming.take(&unread, MAX_EXAMINED, 0).await? else { continue };
         if taken.is_all {
@@ -119,7 +122,19 @@ pub(super) async fn read_ahead(group: &LogGroup) -> Result<()> {
     Ok(())
 }
 
-impl Claiming<'_> {
+impl<'a> Claiming<'a> {
+    fn new(group: &'a LogGroup, request: &'a ClaimRequest) -> Self {
+        Self {
+            group,
+            request,
+            kept: Loop::of(group, request),
+            claim: Claim::default(),
+            look_in: None,
+            #[cfg(feature = "postgres")]
+            n_met: 0,
+        }
+    }
+
     async fn run(&mut self) -> Result<()> {
         if self.request.recover && self.kept.are_leases_due(Instant::now()) && self.recover().await? {
             return Ok(());
@@ -265,10 +280,14 @@ impl Claiming<'_> {
     }
 
     /// `None` where what was known of the horizon has turned out to be void.
-    async fn take(&self, unread: &Unread, n_examined: i64, limit: usize) -> Result<Option<Taken>> {
+    async fn take(&mut self, unread: &Unread, n_examined: i64, limit: usize) -> Result<Option<Taken>> {
         match self.group.dialect {
             #[cfg(feature = "postgres")]
-            Dialect::Postgres => super::postgres::take(self, unread, n_examined, limit).await,
+            Dialect::Postgres => {
+                let taken = super::postgres::take(self, unread, n_examined, limit).await?;
+                self.n_met += usize::from(taken.is_none());
+                if self.n_met > 2 * MAX_SESSIONS { Err(forgetful(self.group)) } else { Ok(taken) }
+            }
             #[cfg(feature = "sqlite")]
             Dialect::Sqlite => {
                 // whatever is there is committed
@@ -324,6 +343,14 @@ async fn of_group(group: &LogGroup, sql: &str) -> Result<QueryResult> {
 pub(super) fn unknown(group: &LogGroup) -> Error {
     let detail = format!("there is no group {}: register it", group.name());
     Error::new(ErrorKind::Schema, "claim").with_table(group.log.name()).with_detail(detail)
+}
+
+/// More sessions than are remembered, each of them a new one.
+#[cfg(feature = "postgres")]
+fn forgetful(group: &LogGroup) -> Error {
+    let detail = "sessions forget their settings from one statement to the next, as behind a pooler with \
+                  server_reset_query_always; a group of a log knows them by outbox.session";
+    Error::new(ErrorKind::Unsupported, "claim").with_table(group.log.name()).with_detail(detail)
 }
 
 fn fed(group: &LogGroup) -> Error {

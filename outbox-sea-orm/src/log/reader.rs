@@ -10,7 +10,7 @@ const MANY_SESSIONS: usize = 64;
 const LONG_AGO: Duration = Duration::from_secs(30 * 60);
 /// The most sessions whose names are remembered. A pool uses its connections in turn, so where it has more of them, each is always
 /// a new one, and nothing is ever read.
-const MAX_SESSIONS: usize = 1_024;
+pub(super) const MAX_SESSIONS: usize = 1_024;
 /// How soon and how late a reader looks again while an open transaction holds it back.
 const SOON: Duration = Duration::from_millis(2);
 const LATE: Duration = Duration::from_millis(500);

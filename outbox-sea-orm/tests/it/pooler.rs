@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use outbox_core::{Draft, Listener, MessageId, Operations, Severity, Symptom};
+use outbox_core::{
+    ClaimRequest, Draft, ErrorKind, Listener, MessageId, Operations, Repository, Severity, Symptom,
+};
 use outbox_dispatcher::{CancellationToken, Dispatcher, Event, Message, Observer, Router};
-use outbox_sea_orm::{OutboxTable, ProcessedTable, transactor};
+use outbox_sea_orm::{OutboxLog, OutboxTable, ProcessedTable, Subscription, transactor};
 use outbox_testkit::server::required;
 use outbox_testkit::{Capabilities, Corruption, Harness, OperationsHarness, ProcessedHarness, Skip};
 use sea_orm::DatabaseConnection;
@@ -223,4 +225,22 @@ async fn a_pooler_without_prepared_statements_makes_calls_fail() {
         assert_eq!(site.drain().await.len(), n_stored);
     })
     .await;
+}
+
+/// A group of a log knows sessions by a setting of their own, and may read on only over one that it knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_that_resets_sessions_makes_claims_of_a_log_fail() {
+    for (reset, is_refused) in [("", false), ("RESET ALL", true)] {
+        let pooler = Options { reset, ..AS_DOCUMENTED };
+        run_behind(&pooler, async |site, db| {
+            let log = OutboxLog::new(db, site.name("log")).with_shared_pool();
+            log.migrate().await.expect("migrate");
+            let group = log.register(Subscription::new("g")).await.expect("register");
+            log.enqueue_autocommit(Draft::new("t", "")).await.expect("enqueue");
+            let claimed = group.claim(ClaimRequest::new(1, PATIENCE)).await;
+            let kind = claimed.map(|claim| claim.messages.len()).map_err(|error| error.kind());
+            assert_eq!(kind, if is_refused { Err(ErrorKind::Unsupported) } else { Ok(1) });
+        })
+        .await;
+    }
 }

@@ -18,8 +18,8 @@ pub(in crate::log) async fn maintain(log: &OutboxLog, maintenance: &Maintenance)
     maintenance.validate()?;
     let mut maintained = Maintained::default();
     let Some(age) = maintenance.drop_after else { return Ok(maintained) };
-    // any name: what is asked is the same for all
-    let group = log.group("any")?;
+    // any name, of one letter as the log's own may be long: what is asked is the same for all
+    let group = log.group("g")?;
     maintained.n_removed = match maintenance.dry_run {
         true => count(&group, age).await?,
         false => remove(&group, age).await?,

@@ -30,11 +30,13 @@ pub(super) struct Options {
     pub(super) n_sessions: u32,
     /// Parameters at the start of a session that it takes and forgets.
     pub(super) ignored: &'static str,
+    /// What it does to a session after each transaction.
+    pub(super) reset: &'static str,
 }
 
 /// As docs/storage.md says.
 pub(super) const AS_DOCUMENTED: Options =
-    Options { n_prepared: 200, n_sessions: 10, ignored: "extra_float_digits" };
+    Options { n_prepared: 200, n_sessions: 10, ignored: "extra_float_digits", reset: "" };
 
 /// Takes what a session is told at its start and forgets it.
 pub(super) const FORGETFUL: Options = Options { ignored: "extra_float_digits, options", ..AS_DOCUMENTED };
@@ -59,11 +61,13 @@ impl Pooler {
         let (server, database) = databases(server.url());
         let is_root = folder.path().metadata().expect("the folder").uid() == 0;
         let user = if is_root { "user = nobody" } else { "" };
-        let Options { n_prepared, n_sessions, ignored } = options;
+        let Options { n_prepared, n_sessions, ignored, reset } = options;
+        let resets_always = u8::from(!reset.is_empty());
         let config = format!(
             "[databases]\n* = {server}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
              auth_type = any\npool_mode = transaction\ndefault_pool_size = {n_sessions}\nmax_client_conn = 500\n\
-             max_prepared_statements = {n_prepared}\nignore_startup_parameters = {ignored}\n{user}\n"
+             max_prepared_statements = {n_prepared}\nignore_startup_parameters = {ignored}\n\
+             server_reset_query = {reset}\nserver_reset_query_always = {resets_always}\n{user}\n"
         );
         let (file, log) = (folder.path().join("pgbouncer.ini"), folder.path().join("log"));
         write(&file, config).expect("its configuration");
