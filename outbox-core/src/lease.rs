@@ -170,6 +170,10 @@ pub struct Claim {
     /// rest of its key is to be released. Settling a message may make the next of its key claimable without a hint:
     /// whoever has settled claims again before it sleeps.
     pub ordered: bool,
+    /// Whether two claims at once, each with a [`Claimer`] of its own, do not look at the same messages, as where a claim first moves
+    /// a position and then reads what it has passed: while there is a backlog, a dispatcher sends the next claim before this one's
+    /// kind has been answered.
+    pub overlaps: bool,
     /// How long until a claim could find something that is not claimable now, because a delay or a lease ends;
     /// a sleeping dispatcher wakes then. May be too early, because of other topics' messages, and never too
     /// late for what was stored when the claim ran. `None` when there is no such message, or the backend

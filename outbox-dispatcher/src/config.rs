@@ -27,7 +27,7 @@ const MIN_WAIT: Duration = Duration::from_millis(1);
 pub struct Config {
     /// How many handlers run at once, 1 or more. Default 16. Too low: handlers that wait for a network leave
     /// messages waiting. Too high: the downstream, or the pool that handlers take connections from, is
-    /// swamped; the dispatcher itself uses up to three connections beside theirs.
+    /// swamped; the dispatcher itself uses up to three connections beside theirs, four on a log.
     pub concurrency: usize,
     /// The most messages of one claim, 1 to [`MAX_BATCH`]. Default 100. The dispatcher asks for that many
     /// only while handlers are quick: for slow ones it claims what it can start soon, see
@@ -35,7 +35,7 @@ pub struct Config {
     /// drains it fastest. Too high: that many messages wait for `lease` when the process is killed.
     pub batch: usize,
     /// The most payload bytes of one claim, above zero; a single larger message is claimed all the same.
-    /// Default 16 MiB; `None` leaves it to `batch`. The dispatcher holds up to three claims in memory, and as
+    /// Default 16 MiB; `None` leaves it to `batch`. The dispatcher holds up to three claims in memory, four of a log, and as
     /// many for each limit and batch handler.
     pub max_bytes: Option<u64>,
     /// How long a claim is exclusive without being renewed, 100 ms to 24 h. Default 30 s. It is renewed every

@@ -84,9 +84,17 @@ impl Desk {
         self.held().room(lane, Instant::now())
     }
 
+    pub(crate) fn room_beside(&self, lane: usize, n_coming: usize) -> Room {
+        self.held().room_beside(lane, n_coming, Instant::now())
+    }
+
     /// Waits until something has changed that the loop waits for.
     pub(crate) async fn changed(&self) {
         self.claim_loop.notified().await;
+    }
+
+    pub(crate) fn call_claim_loop(&self) {
+        self.claim_loop.notify_one();
     }
 
     /// Takes over what a claim for `lane` brought; returns the places whose workers are to be started.

@@ -1,15 +1,15 @@
 use std::fmt;
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox_core::{Claim, ClaimRequest, Claimer, Error, ErrorKind, Repository, Result, Wakeup};
+use outbox_core::{Claim, Error, ErrorKind, Repository, Result, Wakeup};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::claims::Claims;
 use crate::desk::Desk;
 use crate::health::Health;
 use crate::held::Room;
@@ -25,7 +25,8 @@ use crate::{Config, Event, Observer, Report, Router, TracingObserver, heartbeat}
 ///
 /// Claiming, handling and settling overlap: while `concurrency` handlers run and finished messages are
 /// written in batches, the next claim is under way. It asks for as many messages as the handlers start soon:
-/// up to `batch` for quick ones, no more than can be started for those that take seconds.
+/// up to `batch` for quick ones, no more than can be started for those that take seconds. While there is a backlog
+/// of a storage that [says so](outbox_core::Claim::overlaps), two claims are under way.
 ///
 /// It needs a tokio runtime with its timer enabled.
 ///
@@ -175,21 +176,6 @@ struct Run<R: Repository + Wakeup + 'static> {
     vain: Vain,
 }
 
-/// How to claim for one lane.
-struct Claims {
-    lane: usize,
-    request: ClaimRequest,
-    claimer: Claimer,
-}
-
-impl Claims {
-    fn request(&self, limit: usize, recover: bool) -> ClaimRequest {
-        let mut request = self.request.clone().with_recover(recover);
-        request.limit = limit;
-        request
-    }
-}
-
 /// What became of one claim for each lane that had room.
 #[derive(Debug)]
 enum Round {
@@ -308,23 +294,24 @@ fn claims(plan: &Plan, config: &Config) -> Result<Vec<Claims>> {
     claiming
         .map(|(lane, request)| {
             request.validate()?;
-            Ok(Claims { lane, request, claimer: Claimer::new() })
+            Ok(Claims::new(lane, request))
         })
         .collect()
 }
 
 // claiming
 impl<R: Repository + Wakeup + 'static> Run<R> {
-    /// Claims once for each lane that has room.
+    /// Waits for one claim of each lane that has room.
     async fn round(&mut self, token: &CancellationToken) -> Result<Round> {
         self.desk.begin_round();
         let (mut round, first) = (Round::Full(None), self.turn);
         self.turn = (first + 1) % self.lanes.len();
         for index in 0..self.lanes.len() {
             let index = (first + index) % self.lanes.len();
-            round = match self.desk.room(self.lanes[index].lane) {
-                Room::Claim { limit, recover } if !token.is_cancelled() => {
-                    round.claimed(self.claim_or_stop(index, limit, recover, token).await?)
+            let room = self.send(index, token);
+            round = match room {
+                _ if self.lanes[index].is_under_way() => {
+                    round.claimed(self.claimed_or_stop(index, token).await?)
                 }
                 Room::Claim { .. } => round,
                 Room::Full(at) => round.full(at),
@@ -334,41 +321,95 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
         Ok(round)
     }
 
-    /// Claims; a claim that is under way when the token is cancelled is waited for, so that what it brings
-    /// can be given back.
-    async fn claim_or_stop(
-        &mut self,
-        index: usize,
-        limit: usize,
-        recover: bool,
-        token: &CancellationToken,
-    ) -> Result<Found> {
-        let Claims { claimer, .. } = &self.lanes[index];
-        let request = self.lanes[index].request(limit, recover).with_claimer(claimer.clone());
-        let config = &self.desk.config;
-        let claim = {
-            let call = self.health.watch(config.claim_timeout(), self.repository.claim(request));
-            let mut call = pin!(call);
+    /// Sends a claim where there is room and none under way, and another one beside it where they may overlap: then what waits
+    /// for a disk or a network is only one of them.
+    fn send(&mut self, index: usize, token: &CancellationToken) -> Room {
+        let timeout = self.desk.config.claim_timeout();
+        let claims = &mut self.lanes[index];
+        let mut room = Room::Full(None);
+        if !claims.is_under_way() {
+            room = self.desk.room(claims.lane);
+            if let (Room::Claim { limit, recover }, false) = (&room, token.is_cancelled()) {
+                claims.send(&self.repository, timeout, *limit, *recover);
+            }
+        }
+        self.send_beside(index);
+        room
+    }
+
+    /// Of several lanes, which wait for each other, none has two claims under way.
+    fn has_place(&self, index: usize) -> bool {
+        self.lanes.len() == 1 && self.lanes[index].has_place()
+    }
+
+    fn send_beside(&mut self, index: usize) {
+        if !self.has_place(index) {
+            return;
+        }
+        let claims = &mut self.lanes[index];
+        if let Room::Claim { limit, recover } = self.desk.room_beside(claims.lane, claims.n_coming()) {
+            claims.send(&self.repository, self.desk.config.claim_timeout(), limit, recover);
+        }
+    }
+
+    /// Waits for a claim; when the token is cancelled or a claim fails, for all that are under way, so that what they bring
+    /// can be given back, or handled.
+    async fn claimed_or_stop(&mut self, index: usize, token: &CancellationToken) -> Result<Found> {
+        let mut found = self.claimed(index, token).await;
+        while self.lanes[index].is_under_way() && (found.is_err() || token.is_cancelled()) {
+            let next = self.claimed(index, token).await;
+            found = found.and(next);
+        }
+        match self.lanes[index].is_under_way() {
+            true => found.map(|_| Found::More),
+            false => found,
+        }
+    }
+
+    async fn claimed(&mut self, index: usize, token: &CancellationToken) -> Result<Found> {
+        let desk = Arc::clone(&self.desk);
+        let mut was_called = false;
+        let answer = loop {
+            let has_place = self.has_place(index);
             tokio::select! {
                 biased;
-                claim = &mut call => claim?,
-                () = token.cancelled() => {
-                    self.desk.close();
-                    let deadline = *self.deadline.insert(Instant::now() + config.drain_timeout);
-                    let late = timeout_at(deadline, call).await;
-                    late.map_err(|_| Error::new(ErrorKind::Timeout, "claim")).flatten()?
+                answer = self.lanes[index].next() => break answer,
+                () = token.cancelled() => break self.last_claim(index).await,
+                () = desk.changed(), if has_place => {
+                    was_called = true;
+                    self.send_beside(index);
                 }
             }
         };
-        Ok(self.accept(index, claim, limit))
+        if was_called {
+            // there may have been other reasons
+            desk.call_claim_loop();
+        }
+        let Some((limit, claim)) = answer else { return Ok(Found::Nothing) };
+        self.health.note(&claim);
+        Ok(self.accept(index, claim?, limit))
+    }
+
+    /// The claim that is under way when the token has been cancelled, as long as handlers may run.
+    async fn last_claim(&mut self, index: usize) -> Option<(usize, Result<Claim>)> {
+        self.desk.close();
+        let last = Instant::now() + self.desk.config.drain_timeout;
+        let deadline = *self.deadline.get_or_insert(last);
+        let claims = &mut self.lanes[index];
+        timeout_at(deadline, claims.next()).await.unwrap_or_else(|_| {
+            claims.clear();
+            Some((0, Err(Error::new(ErrorKind::Timeout, "claim"))))
+        })
     }
 
     fn accept(&mut self, index: usize, claim: Claim, limit: usize) -> Found {
-        let Claims { lane, request, .. } = &self.lanes[index];
-        let found = found(&claim, limit, request.max_bytes);
-        let places = self.desk.accept(*lane, claim, found == Found::More);
+        let claims = &mut self.lanes[index];
+        let found = found(&claim, limit, claims.request.max_bytes);
+        claims.note(found == Found::More, claim.overlaps);
+        let lane = claims.lane;
+        let places = self.desk.accept(lane, claim, found == Found::More);
         self.tasks.workers.start(&self.desk, places);
-        match self.desk.room(*lane) {
+        match self.desk.room(lane) {
             // its rate says when to look again
             Room::Full(Some(_)) => found.min(Found::Some),
             _ => found,
@@ -400,11 +441,10 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
         self.desk.begin_round();
         let mut round = Round::Full(None);
         for index in 0..self.lanes.len() {
-            let Claims { lane, claimer, .. } = &self.lanes[index];
-            round = match self.desk.room(*lane) {
+            round = match self.desk.room(self.lanes[index].lane) {
                 Room::Claim { limit, recover } => {
                     let mut request = self.lanes[index].request(limit, recover);
-                    request.claimer = (!is_whole).then(|| claimer.clone());
+                    request.claimer = request.claimer.filter(|_| !is_whole);
                     let timeout = self.desk.config.claim_timeout();
                     let claim = self.health.watch(timeout, self.repository.claim(request)).await?;
                     round.claimed(self.accept(index, claim, limit))
@@ -438,21 +478,21 @@ fn found(claim: &Claim, limit: usize, max_bytes: Option<u64>) -> Found {
 
 // waiting
 impl<R: Repository + Wakeup + 'static> Run<R> {
-    async fn wait(&self, until: Instant, token: &CancellationToken) {
+    async fn wait(&mut self, until: Instant, token: &CancellationToken) {
         tokio::select! {
             () = token.cancelled() => {}
             () = sleep_until(until) => {}
         }
     }
 
-    async fn wait_for_room(&self, until: Option<Instant>, token: &CancellationToken) {
+    async fn wait_for_room(&mut self, until: Option<Instant>, token: &CancellationToken) {
         tokio::select! {
             () = token.cancelled() => {}
             () = self.wait_for_change(until) => {}
         }
     }
 
-    async fn wait_for_change(&self, until: Option<Instant>) {
+    async fn wait_for_change(&mut self, until: Option<Instant>) {
         match until {
             Some(until) => tokio::select! {
                 () = self.desk.changed() => {}

@@ -28,11 +28,16 @@ impl Health {
         operation: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let result = within(limit, self.operation, operation).await;
-        match &result {
+        self.note(&result);
+        result
+    }
+
+    /// Keeps the score of one that was run elsewhere.
+    pub(crate) fn note<T>(&mut self, result: &Result<T>) {
+        match result {
             Ok(_) => self.works(),
             Err(error) => self.fails(error),
         }
-        result
     }
 
     fn works(&mut self) {

@@ -194,7 +194,7 @@ impl Held {
         if let Allowed::NothingUntil(until) = self.lanes[lane].gate.allowed() {
             return Room::Paused(until);
         }
-        match self.demand(lane, now) {
+        match self.demand(lane, 0, now) {
             Demand::Messages(limit) => {
                 self.lanes[lane].note_room(now);
                 Room::Claim { limit, recover: self.n_suspects == 0 }
@@ -207,7 +207,23 @@ impl Held {
         }
     }
 
-    fn demand(&self, lane: usize, now: Instant) -> Demand {
+    /// The same for a claim beside others, which may bring `n_coming` messages; never paused.
+    pub(crate) fn room_beside(&mut self, lane: usize, n_coming: usize, now: Instant) -> Room {
+        match (self.lanes[lane].gate.allowed(), self.demand(lane, n_coming, now)) {
+            (Allowed::All, Demand::Messages(limit)) => {
+                self.lanes[lane].note_room(now);
+                Room::Claim { limit, recover: self.n_suspects == 0 }
+            }
+            (Allowed::All, Demand::Nothing) => {
+                self.lanes[lane].note_full(now);
+                Room::Full(None)
+            }
+            _ => Room::Full(None),
+        }
+    }
+
+    /// What may be claimed when `n_coming` messages more have come.
+    fn demand(&self, lane: usize, n_coming: usize, now: Instant) -> Demand {
         if self.finished.len() + self.settling.len() > 2 * MAX_BATCH + self.places.len() {
             return Demand::Nothing;
         }
@@ -216,7 +232,7 @@ impl Held {
             Allowed::One => 1,
             Allowed::Nothing | Allowed::NothingUntil(_) => 0,
         };
-        match self.lanes[lane].demand(&self.limiters, self.free.len(), now) {
+        match self.lanes[lane].demand(&self.limiters, self.free.len(), n_coming, now) {
             Demand::Messages(_) if most == 0 => Demand::Nothing,
             Demand::Messages(limit) => Demand::Messages(limit.min(most)),
             other => other,
@@ -445,7 +461,7 @@ impl Held {
 
     fn is_loop_called(&mut self, now: Instant) -> bool {
         let has_room =
-            |lane: usize| self.lanes[lane].is_awaited() && self.demand(lane, now) != Demand::Nothing;
+            |lane: usize| self.lanes[lane].is_awaited() && self.demand(lane, 0, now) != Demand::Nothing;
         if (0..self.lanes.len()).any(has_room) {
             self.lanes.iter_mut().for_each(Lane::call);
             self.should_look = true;

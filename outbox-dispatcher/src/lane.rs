@@ -219,16 +219,22 @@ impl Lane {
 
 // claiming
 impl Lane {
-    /// What may be claimed for this lane while `n_free` handlers more could run.
-    pub(crate) fn demand(&self, limiters: &[Limiter], n_free: usize, now: Instant) -> Demand {
+    /// What may be claimed for this lane while `n_free` handlers more could run and `n_coming` messages are on their way.
+    pub(crate) fn demand(
+        &self,
+        limiters: &[Limiter],
+        n_free: usize,
+        n_coming: usize,
+        now: Instant,
+    ) -> Demand {
         let limiter = self.limiter(limiters);
         let n_free = limiter.map_or(n_free, |limiter| limiter.room().min(n_free));
         let (n_startable, n_waiting) = (n_free.saturating_mul(self.size()), self.queue.len());
-        let n_idle = n_startable.saturating_sub(n_waiting);
+        let n_idle = n_startable.saturating_sub(n_waiting + n_coming);
         match self.pace.limit(n_idle, n_waiting.saturating_sub(n_startable)) {
             0 => Demand::Nothing,
             limit => match limiter.and_then(|limiter| limiter.bucket.as_ref()) {
-                Some(bucket) => within_rate(bucket, limit, n_waiting, now),
+                Some(bucket) => within_rate(bucket, limit, n_waiting + n_coming, now),
                 None => Demand::Messages(limit),
             },
         }

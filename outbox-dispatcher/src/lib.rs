@@ -40,6 +40,7 @@
 //! # Ok(()) }
 //! ```
 
+mod claims;
 mod config;
 mod decision;
 mod depth;

@@ -7,6 +7,7 @@ mod leases;
 mod limits;
 mod observing;
 mod order;
+mod overlap;
 mod schedules;
 mod status;
 mod stopping;

@@ -68,6 +68,11 @@ pub(crate) struct State {
     pub(crate) max_claims: Option<usize>,
     /// Says that it is ordered, and is not.
     pub(crate) says_ordered: bool,
+    pub(crate) says_overlaps: bool,
+    /// Claims at this moment, and those of them that recover.
+    pub(crate) n_claiming: [usize; 2],
+    /// The most of each at once.
+    pub(crate) most_claiming: [usize; 2],
     /// The payloads of messages whose leases are lost at the next renewal.
     pub(crate) loses: Vec<String>,
     payloads: HashMap<MessageId, String>,
@@ -230,13 +235,15 @@ impl Repository for Store {
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
-        self.enter("claim").await?;
         let recover = request.recover;
+        let _claiming = Claiming::start(self, recover);
+        self.enter("claim").await?;
         if !take_claim(&mut self.state().max_claims) {
             return self.leave("claim", Claim::default());
         }
         let mut claim = self.memory.claim(request).await?;
         claim.ordered |= self.state().says_ordered;
+        claim.overlaps |= self.state().says_overlaps;
         let payloads = claim.messages.iter().map(|outbox_core::Claimed { message, .. }| {
             (message.id, String::from_utf8_lossy(&message.payload).into_owned())
         });
@@ -268,6 +275,34 @@ impl Repository for Store {
             }
         }
         self.leave("extend", extended)
+    }
+}
+
+/// Counts a claim while it lasts.
+struct Claiming {
+    store: Store,
+    counts: [usize; 2],
+}
+
+impl Claiming {
+    fn start(store: &Store, recover: bool) -> Self {
+        let counts = [1, usize::from(recover)];
+        let mut state = store.state();
+        for (place, n) in counts.iter().enumerate() {
+            state.n_claiming[place] += n;
+            state.most_claiming[place] = state.most_claiming[place].max(state.n_claiming[place]);
+        }
+        drop(state);
+        Self { store: store.clone(), counts }
+    }
+}
+
+impl Drop for Claiming {
+    fn drop(&mut self) {
+        let mut state = self.store.state();
+        for (place, n) in self.counts.iter().enumerate() {
+            state.n_claiming[place] -= n;
+        }
     }
 }
 

@@ -104,7 +104,18 @@ pub(super) async fn claim(group: &LogGroup, request: ClaimRequest) -> Result<Cla
         claimer.put(kept);
     }
     claim.ordered = group.order().is_some();
+    claim.overlaps = overlaps(group);
     Ok(claim)
+}
+
+/// Whether the position is free before the rows are read.
+fn overlaps(group: &LogGroup) -> bool {
+    match group.dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => group.order().is_none() && !group.has_feed(),
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        _ => false,
+    }
 }
 
 /// Reads on an ordered log as far as every message is held by its key, so that what waits for whom is in the group's own table.

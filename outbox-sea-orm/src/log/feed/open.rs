@@ -100,8 +100,16 @@ pub(super) struct Open {
     advanced_at: Instant,
 }
 
-/// Finds out who delivers, and reads the slot where nobody else does.
+/// Finds out who delivers, and reads the slot where nobody else does. What is wrong with a slot counts when it is found twice:
+/// it may have been dropped, by a switch, since the group was looked at.
 pub(super) async fn open(group: &LogGroup, feed: &Feed) -> Result<(Stage, Option<Open>)> {
+    match try_open(group, feed).await {
+        Err(error) if !error.is_retryable() => try_open(group, feed).await,
+        opened => opened,
+    }
+}
+
+async fn try_open(group: &LogGroup, feed: &Feed) -> Result<(Stage, Option<Open>)> {
     let Some(state) = State::read(group, feed).await? else { return Ok((Stage::Polled, None)) };
     if state.position < state.wants.above {
         return Ok((Stage::Rest(state.wants.above), None));
