@@ -53,13 +53,19 @@ impl Fed {
     }
 
     async fn at(url: &str, schema: &str) -> Self {
+        let fed = Self::open(url, schema).await;
+        fed.log.migrate().await.expect("migrate");
+        fed.log.register(Subscription::new("billing")).await.expect("register");
+        fed
+    }
+
+    /// Of a log and a group that are there already.
+    async fn open(url: &str, schema: &str) -> Self {
         let mut options = ConnectOptions::new(url);
         options.max_connections(12).sqlx_logging(false);
         let db = Database::connect(options).await.expect("connect");
         let log = OutboxLog::new(&db, TableName::parse(&format!("{schema}.log")).expect("name"));
-        log.migrate().await.expect("migrate");
-        let group = log.register(Subscription::new("billing")).await.expect("register");
-        let group = group.with_feed(WalFeed::new());
+        let group = log.group("billing").expect("name").with_feed(WalFeed::new());
         Self { db, log, group, schema: schema.to_owned(), url: url.to_owned() }
     }
 

@@ -3,7 +3,7 @@
 use outbox_core::{ClaimRequest, ErrorKind, Operations, Repository, Severity, Symptom};
 use outbox_testkit::server::{Settings, private};
 
-use super::{Fed, LEASE, assert_empty, claim_some, deliver, eventually, on, on_a_feed, settle};
+use super::{Fed, LEASE, assert_empty, claim, claim_some, deliver, eventually, on, on_a_feed, settle};
 
 /// Ends the connection that reads the slot, and waits until it is free.
 async fn free(fed: &Fed) {
@@ -85,6 +85,43 @@ on_a_feed! { "slot":
         fed.execute(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
         let text = refusal(fed).await.to_string();
         assert!(text.contains("further on"), "{text}");
+    }
+
+    async fn slot_lag_is_what_the_server_keeps_and_what_is_not_confirmed(fed: &Fed) {
+        let slot: String = fed.of_group("slot").await;
+        let lag = async || fed.group.stats().await.expect("stats").slot_lag;
+        let of_server = "pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint";
+        fed.execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 3000000))").await;
+        let (before, found, after) =
+            (fed.of_slot::<i64>(of_server).await, lag().await.expect("it is fed"), fed.of_slot::<i64>(of_server).await);
+        assert_eq!((&found.slot, found.is_active), (&slot, false), "nobody has read it");
+        assert!(before as u64 <= found.n_retained && found.n_retained <= after as u64, "{before} {found:?} {after}");
+        assert!(3_000_000 <= found.n_unconfirmed && found.n_unconfirmed <= found.n_retained, "{found:?}");
+        fed.enqueue([on("a")]).await;
+        deliver(&fed.group, 1).await;
+        let found = eventually("what was claimed is confirmed", async || {
+            claim(&fed.group, 1).await;
+            lag().await.filter(|lag| lag.n_unconfirmed < 2_000_000)
+        })
+        .await;
+        assert!(found.is_active, "{found:?}");
+        drop_slot(fed).await;
+        assert_eq!(lag().await, None, "it is missing");
+        fed.group.resync().await.expect("resync");
+        assert_eq!(lag().await, None, "the group is read by number");
+    }
+
+    // as an exporter of metrics may: it reads the tables and nothing else
+    async fn slot_lag_needs_no_rights_on_the_server(fed: &Fed) {
+        let (schema, role) = (&fed.schema, format!("{}_reader", fed.schema));
+        fed.execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA {schema} TO {role};
+            GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"))
+            .await;
+        let (_, place) = fed.url.rsplit_once('@').expect("a user");
+        let reader = Fed::open(&format!("postgres://{role}:x@{place}"), schema).await;
+        assert!(reader.group.stats().await.expect("stats").slot_lag.is_some());
+        reader.db.close().await.expect("close");
+        fed.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
     }
 
     async fn slot_of_another_plugin_is_refused(fed: &Fed) {
