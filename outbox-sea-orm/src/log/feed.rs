@@ -6,11 +6,13 @@ mod open;
 mod rows;
 mod stream;
 mod switch;
+#[cfg(feature = "wal-tls")]
+mod tls;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use outbox_core::{Finding, Result, Severity, SlotLag, Symptom};
+use outbox_core::{ErrorKind, Finding, Result, Severity, SlotLag, Symptom};
 use sea_orm::sea_query::Values;
 use tokio::sync::{Mutex, watch};
 
@@ -32,6 +34,8 @@ const MAX_OPENINGS: usize = 3;
 #[derive(Clone, Default)]
 pub struct WalFeed {
     login: Option<(String, String)>,
+    #[cfg(feature = "wal-tls")]
+    root: Option<std::path::PathBuf>,
 }
 
 impl WalFeed {
@@ -44,6 +48,16 @@ impl WalFeed {
     #[must_use]
     pub fn with_login(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.login = Some((user.into(), password.into()));
+        self
+    }
+
+    /// Reads the WAL over TLS from a server whose certificate a certificate of this file (PEM) has signed, whatever the `sslmode` of the
+    /// group's own connections; its name must match where that is `verify-full`. Without this the feed does what these connections
+    /// do, with their files. Those that they have in memory it cannot use.
+    #[cfg(feature = "wal-tls")]
+    #[must_use]
+    pub fn with_root_certificate(mut self, file: impl Into<std::path::PathBuf>) -> Self {
+        self.root = Some(file.into());
         self
     }
 }
@@ -116,13 +130,9 @@ pub(super) async fn take(claiming: &mut Claiming<'_>) -> Result<bool> {
                 }
             }
             Stage::Open => {
-                let Some(open) = &mut reading.open else { break };
-                if open.advance(group, feed).await? && open.claim(claiming, feed).await? {
-                    open.set_due();
-                    claiming.look_in_at_most(open.look_in());
+                if reading.claim(claiming, feed).await? {
                     return Ok(true);
                 }
-                reading.open = None;
             }
         }
     }
@@ -200,6 +210,23 @@ pub(super) async fn findings(group: &LogGroup) -> Result<Vec<Finding>> {
 }
 
 impl Reading {
+    /// Claims what has arrived; false where the slot has to be opened again.
+    async fn claim(&mut self, claiming: &mut Claiming<'_>, feed: &Feed) -> Result<bool> {
+        let Some(open) = &mut self.open else { return Ok(false) };
+        let claimed = open.serve(claiming, feed).await;
+        match &claimed {
+            Ok(true) => {
+                open.set_due();
+                claiming.look_in_at_most(open.look_in());
+            }
+            Ok(false) => self.open = None,
+            // a server that is being stopped waits for those who read its WAL
+            Err(error) if error.kind() == ErrorKind::Unavailable => self.open = None,
+            Err(_) => {}
+        }
+        claimed
+    }
+
     async fn stage(&mut self, group: &LogGroup, feed: &Feed) -> Result<Stage> {
         if let Some(open) = self.open.take_if(|open| open.is_over()) {
             open.end(group)?;

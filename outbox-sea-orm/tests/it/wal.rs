@@ -2,9 +2,11 @@
 
 mod crashes;
 mod delivery;
+mod failover;
 mod faults;
 mod slot;
 mod switch;
+mod tls;
 
 use std::sync::OnceLock;
 use std::time::Duration;
