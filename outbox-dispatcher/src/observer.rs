@@ -378,7 +378,11 @@ impl Observer for TracingObserver {
             | Event::Released { .. }
             | Event::LeaseLost { .. }
             | Event::Unconfirmed { .. } => trace_message(event),
-            Event::Called { .. } | Event::Enqueued { .. } | Event::Depth { .. } | Event::HeldBack { .. } | Event::SlotLag { .. } => {
+            Event::Called { .. }
+            | Event::Enqueued { .. }
+            | Event::Depth { .. }
+            | Event::HeldBack { .. }
+            | Event::SlotLag { .. } => {
                 trace_storage(event);
             }
             _ => trace_state(event),

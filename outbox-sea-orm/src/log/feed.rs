@@ -35,7 +35,7 @@ const MAX_OPENINGS: usize = 3;
 pub struct WalFeed {
     login: Option<(String, String)>,
     #[cfg(feature = "wal-tls")]
-    root: Option<std::path::PathBuf>,
+    tls: tls::Tls,
 }
 
 impl WalFeed {
@@ -51,13 +51,23 @@ impl WalFeed {
         self
     }
 
-    /// Reads the WAL over TLS from a server whose certificate a certificate of this file (PEM) has signed, whatever the `sslmode` of the
-    /// group's own connections; its name must match where that is `verify-full`. Without this the feed does what these connections
-    /// do, with their files. Those that they have in memory it cannot use.
+    /// Reads the WAL over TLS, from a server whose certificate one of those in this file (PEM) has signed for its host name, whatever the
+    /// `sslmode` of the group's own connections. Without this the feed does what these connections do, with their files; what they have in
+    /// memory it cannot use, and of `verify-ca` it checks the name as well.
+    ///
+    /// The first connection makes ring the cryptography of rustls in this process where the service has not chosen one: choose before.
     #[cfg(feature = "wal-tls")]
     #[must_use]
     pub fn with_root_certificate(mut self, file: impl Into<std::path::PathBuf>) -> Self {
-        self.root = Some(file.into());
+        self.tls.root = Some(file.into());
+        self
+    }
+
+    /// The name that the server's certificate has, where the group's own connections use another one or an address.
+    #[cfg(feature = "wal-tls")]
+    #[must_use]
+    pub fn with_server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls.server_name = Some(name.into());
         self
     }
 }
@@ -181,7 +191,9 @@ pub(super) async fn slot_lag(group: &LogGroup) -> Result<Option<SlotLag>> {
 
 /// What is wrong with the slot.
 pub(super) async fn findings(group: &LogGroup) -> Result<Vec<Finding>> {
-    let Some(Slot { lag, is_there, is_lost }) = Slot::read(group, "doctor").await? else { return Ok(Vec::new()) };
+    let Some(Slot { lag, is_there, is_lost }) = Slot::read(group, "doctor").await? else {
+        return Ok(Vec::new());
+    };
     let SlotLag { slot, n_retained: n_bytes, is_active, .. } = lag;
     let name = group.name();
     let finding =

@@ -181,11 +181,24 @@ pub(super) fn failed(error: &PgWireError) -> Error {
     let kind = match error {
         PgWireError::Auth(_) => ErrorKind::PermissionDenied,
         PgWireError::MessageTooLarge { .. } | PgWireError::Protocol(_) => ErrorKind::Undecodable,
-        PgWireError::Tls(_) => ErrorKind::Unsupported,
+        PgWireError::Tls(text) => kind_of_tls(text),
         PgWireError::Server(_) => kind_of(&text),
         _ => ErrorKind::Unavailable,
     };
     Error::new(kind, "feed").with_detail(text)
+}
+
+fn kind_of_tls(text: &str) -> ErrorKind {
+    if text.contains("invalid peer certificate") {
+        // nobody logs in to a server that is not trusted
+        ErrorKind::PermissionDenied
+    } else if text.starts_with("TLS config error") {
+        ErrorKind::InvalidInput
+    } else if text.starts_with("TLS handshake failed") {
+        ErrorKind::Unavailable
+    } else {
+        ErrorKind::Unsupported
+    }
 }
 
 fn kind_of(text: &str) -> ErrorKind {
@@ -224,6 +237,14 @@ mod tests {
         assert_eq!(server("no such slot (SQLSTATE 42704)").kind(), ErrorKind::Schema);
         assert_eq!(server("must be superuser (SQLSTATE 42501)").kind(), ErrorKind::PermissionDenied);
         assert!(server("terminating connection (SQLSTATE 57P01)").is_retryable());
+        let tls = |text: &str| failed(&PgWireError::Tls(text.to_owned())).kind();
+        assert_eq!(
+            tls("TLS handshake failed: invalid peer certificate: Expired"),
+            ErrorKind::PermissionDenied
+        );
+        assert_eq!(tls("TLS config error: failed to open CA PEM"), ErrorKind::InvalidInput);
+        assert_eq!(tls("server does not support TLS"), ErrorKind::Unsupported);
+        assert_eq!(tls("TLS handshake failed: unexpected end of file"), ErrorKind::Unavailable);
         assert!(is_busy(&PgWireError::Server("slot is active (SQLSTATE 55006)".to_owned())));
     }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use outbox_core::{ClaimRequest, Listener, Operations, Outcome, Readiness, Repository, Settlement, Symptom, Wakeup};
+use outbox_core::{
+    ClaimRequest, Listener, Operations, Outcome, Readiness, Repository, Settlement, Symptom, Wakeup,
+};
 use outbox_sea_orm::Subscription;
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use tokio::time::timeout;

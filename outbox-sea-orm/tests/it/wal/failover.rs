@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use outbox_core::{ClaimRequest, Declaration, Error, ErrorKind, MessageId, Operations, Outcome, Repository, TableName};
+use outbox_core::{
+    ClaimRequest, Declaration, Error, ErrorKind, MessageId, Operations, Outcome, Repository, TableName,
+};
 use outbox_sea_orm::{OutboxLog, WalFeed};
 use outbox_testkit::server::StopMode;
 use tokio::time::timeout;
@@ -28,7 +30,9 @@ async fn deliver_for_good(fed: &Fed, n: usize) -> Vec<MessageId> {
     let delivered = deliver(&fed.group, n).await;
     eventually("the position is behind it", async || {
         assert!(claim(&fed.group, 1).await.is_empty());
-        fed.value::<bool>("SELECT position = (SELECT max(seq) FROM l.log) FROM l.log_groups").await.then_some(())
+        fed.value::<bool>("SELECT position = (SELECT max(seq) FROM l.log) FROM l.log_groups")
+            .await
+            .then_some(())
     })
     .await;
     delivered
@@ -52,7 +56,8 @@ async fn refusal(fed: &Fed) -> (Vec<MessageId>, Error) {
 /// Delivers by number what there is, once and as often as it comes.
 async fn resync(fed: &Fed) -> HashSet<MessageId> {
     fed.group.resync().await.expect("resync");
-    let all: HashSet<MessageId> = fed.value::<Vec<MessageId>>("SELECT array_agg(id) FROM l.log").await.into_iter().collect();
+    let all: HashSet<MessageId> =
+        fed.value::<Vec<MessageId>>("SELECT array_agg(id) FROM l.log").await.into_iter().collect();
     let mut delivered = HashSet::new();
     let position = "SELECT position = (SELECT max(seq) FROM l.log) FROM l.log_groups";
     eventually("everything is read", async || {
@@ -89,7 +94,8 @@ async fn standby_that_takes_over_reads_on_by_number_and_feeds_again() {
     let waiting: HashSet<_> = fed.enqueue((0..5).map(|_| on("b"))).await.into_iter().collect();
     pair.catch_up().await;
     let name = TableName::parse("l.log").expect("name");
-    let there = OutboxLog::new(&pair.on_standby, name).group("billing").expect("name").with_feed(WalFeed::new());
+    let there =
+        OutboxLog::new(&pair.on_standby, name).group("billing").expect("name").with_feed(WalFeed::new());
     let error = there.claim(ClaimRequest::new(10, LEASE)).await.expect_err("a standby");
     assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error}");
     assert_eq!(there.stats().await.expect("a standby can be asked").slot_lag, None);
