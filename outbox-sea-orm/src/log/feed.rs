@@ -12,7 +12,7 @@ mod tls;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use outbox_core::{ErrorKind, Finding, Result, Severity, SlotLag, Symptom};
+use outbox_core::{Finding, Result, Severity, SlotLag, Symptom};
 use sea_orm::sea_query::Values;
 use tokio::sync::{Mutex, watch};
 
@@ -140,9 +140,13 @@ pub(super) async fn take(claiming: &mut Claiming<'_>) -> Result<bool> {
                 }
             }
             Stage::Open => {
-                if reading.claim(claiming, feed).await? {
+                let Some(open) = &mut reading.open else { break };
+                if open.advance(group, feed).await? && open.claim(claiming, feed).await? {
+                    open.set_due();
+                    claiming.look_in_at_most(open.look_in());
                     return Ok(true);
                 }
+                reading.open = None;
             }
         }
     }
@@ -222,23 +226,6 @@ pub(super) async fn findings(group: &LogGroup) -> Result<Vec<Finding>> {
 }
 
 impl Reading {
-    /// Claims what has arrived; false where the slot has to be opened again.
-    async fn claim(&mut self, claiming: &mut Claiming<'_>, feed: &Feed) -> Result<bool> {
-        let Some(open) = &mut self.open else { return Ok(false) };
-        let claimed = open.serve(claiming, feed).await;
-        match &claimed {
-            Ok(true) => {
-                open.set_due();
-                claiming.look_in_at_most(open.look_in());
-            }
-            Ok(false) => self.open = None,
-            // a server that is being stopped waits for those who read its WAL
-            Err(error) if error.kind() == ErrorKind::Unavailable => self.open = None,
-            Err(_) => {}
-        }
-        claimed
-    }
-
     async fn stage(&mut self, group: &LogGroup, feed: &Feed) -> Result<Stage> {
         if let Some(open) = self.open.take_if(|open| open.is_over()) {
             open.end(group)?;

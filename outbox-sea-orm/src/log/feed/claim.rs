@@ -95,13 +95,8 @@ fn runs(numbers: &[i64]) -> Vec<i64> {
 }
 
 impl Open {
-    /// Advances where that is due, and claims; false where the group is not where it was.
-    pub(super) async fn serve(&mut self, claiming: &mut Claiming<'_>, feed: &Feed) -> Result<bool> {
-        Ok(self.advance(claiming.group, feed).await? && self.claim(claiming, feed).await?)
-    }
-
     /// Leases the next rows that are for this claim; false where the group is not where it was.
-    async fn claim(&mut self, claiming: &mut Claiming<'_>, feed: &Feed) -> Result<bool> {
+    pub(super) async fn claim(&mut self, claiming: &mut Claiming<'_>, feed: &Feed) -> Result<bool> {
         let (mut unseen, mut place) = (None, None);
         let n = claiming.n_left();
         for _ in 0..MAX_BATCHES {

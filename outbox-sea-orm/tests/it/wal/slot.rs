@@ -1,9 +1,11 @@
 //! Slots that cannot be read.
 
 use outbox_core::{ClaimRequest, ErrorKind, Operations, Repository, Severity, Symptom};
-use outbox_testkit::server::{Settings, private};
+use outbox_testkit::server::Settings;
 
-use super::{Fed, LEASE, assert_empty, claim, claim_some, deliver, eventually, on, on_a_feed, settle};
+use super::{
+    Fed, LEASE, assert_empty, claim, claim_some, deliver, eventually, on, on_a_feed, on_own_server, settle,
+};
 
 /// Ends the connection that reads the slot, and waits until it is free.
 async fn free(fed: &Fed) {
@@ -91,7 +93,7 @@ on_a_feed! { "slot":
         let slot: String = fed.of_group("slot").await;
         let lag = async || fed.group.stats().await.expect("stats").slot_lag;
         let of_server = "pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint";
-        fed.execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 3000000))").await;
+        fed.execute("SELECT pg_logical_emit_message(true, 'x', repeat('x', 3000000))").await;
         let (before, found, after) =
             (fed.of_slot::<i64>(of_server).await, lag().await.expect("it is fed"), fed.of_slot::<i64>(of_server).await);
         assert_eq!((&found.slot, found.is_active), (&slot, false), "nobody has read it");
@@ -145,8 +147,10 @@ on_a_feed! { "slot":
 #[tokio::test(flavor = "multi_thread")]
 async fn invalidated_slot_is_refused() {
     let settings = Settings::for_tests().with("max_slot_wal_keep_size", "1MB").with("min_wal_size", "32MB");
-    let Ok(server) = private(settings).await else { return };
-    let fed = Fed::fed(server.url()).await;
+    let Some((_server, fed)) = on_own_server("slot::invalidated_slot_is_refused", settings).await else {
+        return;
+    };
+    fed.start_feed().await;
     fed.enqueue([on("a")]).await;
     // nobody reads the slot
     for _ in 0..8 {
@@ -163,8 +167,9 @@ async fn invalidated_slot_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_without_logical_decoding_is_refused() {
-    let Ok(server) = private(Settings::for_tests().with("wal_level", "replica")).await else { return };
-    let fed = Fed::polled(server.url()).await;
+    let settings = Settings::for_tests().with("wal_level", "replica");
+    let test = "slot::server_without_logical_decoding_is_refused";
+    let Some((_server, fed)) = on_own_server(test, settings).await else { return };
     let error = fed.group.start_feed().await.expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Schema);
     assert!(error.to_string().contains("wal_level"), "{error}");

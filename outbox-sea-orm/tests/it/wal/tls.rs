@@ -5,9 +5,10 @@ use std::process::Command;
 
 use outbox_core::{Error, ErrorKind};
 use outbox_sea_orm::{LogGroup, WalFeed};
-use outbox_testkit::server::{Server, Settings, private, required};
+use outbox_testkit::server::{Server, Settings, required};
+use outbox_testkit::{Harness, Skip};
 
-use super::{Fed, deliver, eventually, on};
+use super::{Fed, deliver, eventually, on, on_own_server};
 
 const PASSWORD: &str = "not-in-any-error";
 
@@ -56,14 +57,13 @@ struct Secured {
 }
 
 impl Secured {
-    async fn start() -> Option<Self> {
+    async fn start(test: &str) -> Option<Self> {
         let Some(certificates) = Certificates::make() else {
             assert!(!required("local"), "there is no openssl");
-            eprintln!("skipped: TLS on postgres: there is no openssl");
+            Skip::new("there is no openssl").report(Fed::NAME, test);
             return None;
         };
-        let server = private(Settings::for_tests()).await.ok()?;
-        let fed = Fed::polled(server.url()).await;
+        let (server, fed) = on_own_server(test, Settings::for_tests()).await?;
         let secured = Self { certificates, fed, _server: server };
         secured.switch_on().await;
         Some(secured)
@@ -136,7 +136,7 @@ impl Secured {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn feed_is_read_over_tls() {
-    let Some(secured) = Secured::start().await else { return };
+    let Some(secured) = Secured::start("tls::feed_is_read_over_tls").await else { return };
     secured.deliver(secured.feed("root.pem")).await;
     // the pool's sslmode is prefer
     secured.deliver(secured.plain_feed()).await;
@@ -144,7 +144,7 @@ async fn feed_is_read_over_tls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_that_is_not_trusted_is_refused() {
-    let Some(secured) = Secured::start().await else { return };
+    let Some(secured) = Secured::start("tls::server_that_is_not_trusted_is_refused").await else { return };
     secured.group(WalFeed::new()).resync().await.expect("read by number");
     let error = secured.refusal(secured.feed("other.pem")).await;
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
