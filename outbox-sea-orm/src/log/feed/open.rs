@@ -275,8 +275,12 @@ impl Open {
     /// Whether the group is still fed in the same way, from here.
     async fn is_current(&self, group: &LogGroup, feed: &Feed) -> Result<bool> {
         let state = State::read(group, feed).await?;
-        Ok(state
-            .is_some_and(|state| state.slot == self.slot && state.wants == self.wants && state.at == self.at))
+        Ok(state.is_some_and(|state| {
+            state.slot == self.slot
+                && state.wants == self.wants
+                && state.at == self.at
+                && state.refusal.is_none()
+        }))
     }
 
     /// Whatever committed before this statement is on the disk after it, however little claims wait for that.

@@ -7,15 +7,6 @@ use super::{
     Fed, LEASE, assert_empty, claim, claim_some, deliver, eventually, on, on_a_feed, on_own_server, settle,
 };
 
-/// Ends the connection that reads the slot, and waits until it is free.
-async fn free(fed: &Fed) {
-    fed.execute(
-        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL
-            AND database = current_database() AND slot_name LIKE '%billing'",
-    )
-    .await;
-}
-
 /// What the next claim says that does not just wait for the slot.
 async fn refusal(fed: &Fed) -> outbox_core::Error {
     eventually("the claim is refused", async || {
@@ -135,12 +126,25 @@ on_a_feed! { "slot":
 
     async fn missing_publication_is_refused(fed: &Fed) {
         let publication: String = fed.value(&format!("SELECT 'outbox_' || '{}.log'::regclass::oid", fed.schema)).await;
-        fed.execute(&format!("DROP PUBLICATION {publication}")).await;
         fed.enqueue([on("a")]).await;
+        deliver(&fed.group, 1).await;
+        // it has arrived when the rest is passed over
+        let mut ids = fed.enqueue((0..5).map(|_| on("b"))).await;
+        fed.execute(&format!("DROP PUBLICATION {publication}")).await;
+        ids.extend(fed.enqueue((0..5).map(|_| on("c"))).await);
         let error = refusal(fed).await;
         assert_eq!(error.kind(), ErrorKind::Schema);
         assert!(error.to_string().contains(&publication), "{error}");
-        free(fed).await;
+        fed.group.resync().await.expect("resync");
+        let mut delivered = Vec::new();
+        eventually("nothing is lost", async || {
+            delivered.extend(deliver(&fed.group, 1).await);
+            ids.iter().all(|id| delivered.contains(id)).then_some(())
+        })
+        .await;
+        fed.group.start_feed().await.expect("it is published again");
+        let ids = fed.enqueue([on("d")]).await;
+        assert_eq!(deliver(&fed.group, 1).await, ids);
     }
 }
 
