@@ -87,7 +87,7 @@ pub use processed::{MAX_METADATA_BYTES, MAX_METADATA_DEPTH, Mark, Marked, Proces
 pub use repository::{Repository, RepositoryExt};
 pub use retention::{Prunable, Prune, Retention};
 pub use retry::{Backoff, Jitter};
-pub use stats::{HeldBack, MAX_COUNTED, Stats, TopicStats};
+pub use stats::{HeldBack, MAX_COUNTED, SlotLag, Stats, TopicStats};
 pub use table::{MAX_IDENTIFIER_BYTES, TableName};
 pub use transactor::{Transactions, Transactor};
 pub use wakeup::{Listener, NoListener, Readiness, Wakeup};

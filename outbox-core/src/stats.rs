@@ -16,6 +16,9 @@ pub struct Stats {
     pub is_estimate: bool,
     /// Of a consumer group of a log: what keeps it from reading on, where something does.
     pub held_back: Option<HeldBack>,
+    /// Of a consumer group that is fed from the WAL: how far its replication slot is behind the server. `None` where no slot keeps WAL for the
+    /// group: it is read by number, or its slot is missing or lost.
+    pub slot_lag: Option<SlotLag>,
 }
 
 /// A transaction that has enqueued and is open: what was enqueued after it is read when it has ended.
@@ -30,10 +33,46 @@ pub struct HeldBack {
     pub open_for: Duration,
 }
 
+/// How far the replication slot of a group is behind the server's WAL, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SlotLag {
+    /// The name of the slot.
+    pub slot: String,
+    /// What the server keeps on its disk and cannot remove before the slot has moved on (from `restart_lsn`). Transactions that stay open hold
+    /// this back however fast messages are delivered.
+    pub n_retained: u64,
+    /// What was written since the place that the group has confirmed (`confirmed_flush_lsn`), whoever wrote it.
+    pub n_unconfirmed: u64,
+    /// Whether a process reads the slot.
+    pub is_active: bool,
+}
+
+impl SlotLag {
+    /// Of a slot that nobody reads and that keeps nothing.
+    pub fn new(slot: impl Into<String>) -> Self {
+        Self { slot: slot.into(), n_retained: 0, n_unconfirmed: 0, is_active: false }
+    }
+
+    /// With so many bytes that the server keeps, and so many that are not confirmed.
+    #[must_use]
+    pub fn with_bytes(mut self, n_retained: u64, n_unconfirmed: u64) -> Self {
+        (self.n_retained, self.n_unconfirmed) = (n_retained, n_unconfirmed);
+        self
+    }
+
+    /// Says whether a process reads it.
+    #[must_use]
+    pub fn with_active(mut self, is_active: bool) -> Self {
+        self.is_active = is_active;
+        self
+    }
+}
+
 impl Stats {
     /// The counts of these topics.
     pub fn new(topics: BTreeMap<String, TopicStats>) -> Self {
-        Self { topics, is_estimate: false, held_back: None }
+        Self { topics, is_estimate: false, held_back: None, slot_lag: None }
     }
 
     /// Says whether the counts are an estimate.

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use outbox_core::{MAX_LEASE, Operations, Result, Stats, TopicStats};
+use outbox_core::{HeldBack, MAX_LEASE, Operations, Result, SlotLag, Stats, TopicStats};
 use tokio::time::{Instant, sleep_until};
 
 use crate::health::Health;
@@ -32,6 +32,7 @@ pub struct DepthWatch<O> {
     /// Those told of at the last look.
     topics: BTreeSet<String>,
     was_held_back: bool,
+    had_slot: bool,
 }
 
 impl<O: Operations> DepthWatch<O> {
@@ -39,11 +40,11 @@ impl<O: Operations> DepthWatch<O> {
     pub fn new(operations: O, observer: impl Observer) -> Self {
         let observers = Observers::new(observer);
         let health = Health::new("stats", observers.clone());
-        Self { operations, observers, health, topics: BTreeSet::new(), was_held_back: false }
+        Self { operations, observers, health, topics: BTreeSet::new(), was_held_back: false, had_slot: false }
     }
 
     /// Looks once: an [`Event::Depth`] for each topic that has a message or had one at the last look, and an [`Event::HeldBack`] for
-    /// a group of a log that is held back or was at the last look. What is in the way for longer than `limit` is an error.
+    /// a group of a log that is held back or was at the last look, and an [`Event::SlotLag`] for one that is fed from the WAL or was. What is in the way for longer than `limit` is an error.
     ///
     /// # Errors
     /// Those of [`Operations::stats`]; [`Timeout`](outbox_core::ErrorKind::Timeout).
@@ -55,7 +56,11 @@ impl<O: Operations> DepthWatch<O> {
 
     fn tell(&mut self, stats: &Stats) {
         self.tell_depth(stats);
-        let held_back = stats.held_back.as_ref();
+        self.tell_held_back(stats.held_back.as_ref());
+        self.tell_slot_lag(stats.slot_lag.as_ref());
+    }
+
+    fn tell_held_back(&mut self, held_back: Option<&HeldBack>) {
         if held_back.is_some() || self.was_held_back {
             self.observers.emit(&Event::HeldBack {
                 n_numbers: held_back.map_or(0, |held| held.n_numbers),
@@ -64,6 +69,18 @@ impl<O: Operations> DepthWatch<O> {
             });
         }
         self.was_held_back = held_back.is_some();
+    }
+
+    fn tell_slot_lag(&mut self, lag: Option<&SlotLag>) {
+        if lag.is_some() || self.had_slot {
+            self.observers.emit(&Event::SlotLag {
+                slot: lag.map(|lag| &*lag.slot),
+                n_retained: lag.map_or(0, |lag| lag.n_retained),
+                n_unconfirmed: lag.map_or(0, |lag| lag.n_unconfirmed),
+                is_active: lag.is_some_and(|lag| lag.is_active),
+            });
+        }
+        self.had_slot = lag.is_some();
     }
 
     fn tell_depth(&mut self, Stats { topics, is_estimate, .. }: &Stats) {
@@ -113,7 +130,7 @@ impl<O> fmt::Debug for DepthWatch<O> {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use outbox_core::{HeldBack, MemoryRepository};
+    use outbox_core::MemoryRepository;
 
     use super::*;
 
@@ -128,6 +145,9 @@ mod tests {
                 }
                 Event::HeldBack { n_numbers, open_for, by } => {
                     format!("{n_numbers} for {open_for:?} by {by:?}")
+                }
+                Event::SlotLag { slot, n_retained, n_unconfirmed, is_active } => {
+                    format!("{slot:?} {n_retained} {n_unconfirmed} {is_active}")
                 }
                 _ => return,
             };
@@ -163,6 +183,19 @@ mod tests {
         }
         let expected =
             ["3 for 2s by Some(\"session 1\")", "3 for 2s by Some(\"session 1\")", "0 for 0ns by None"];
+        assert_eq!(*told.0.lock().expect("told"), expected);
+    }
+
+    #[test]
+    fn slot_is_told_until_it_is_gone() {
+        let told = Told::default();
+        let mut watch = DepthWatch::new(MemoryRepository::new(), told.clone());
+        let (polled, mut fed) = (Stats::default(), Stats::default());
+        fed.slot_lag = Some(SlotLag::new("s").with_bytes(20, 10).with_active(true));
+        for stats in [&polled, &fed, &fed, &polled, &polled] {
+            watch.tell(stats);
+        }
+        let expected = ["Some(\"s\") 20 10 true", "Some(\"s\") 20 10 true", "None 0 0 false"];
         assert_eq!(*told.0.lock().expect("told"), expected);
     }
 }

@@ -54,6 +54,7 @@ impl Metric {
         match (self.kind, self.unit) {
             (Kind::Counter, _) => name + "_total",
             (_, "s") => name + "_seconds",
+            (_, "By") => name + "_bytes",
             _ => name,
         }
     }
@@ -130,6 +131,12 @@ metrics! {
         "how many messages at most a group of a log may not read because of an open transaction"
     HeldBackAge "outbox.held.back.age" Gauge "s" []
         "for how long that transaction has been open"
+    SlotRetained "outbox.slot.retained" Gauge "By" []
+        "WAL that the server keeps for the slot of a group fed from it"
+    SlotLag "outbox.slot.lag" Gauge "By" []
+        "WAL written since the place that this group has confirmed"
+    SlotActive "outbox.slot.active" Gauge "" []
+        "1 while a process reads the slot"
 }
 
 impl Id {
@@ -183,6 +190,11 @@ pub(crate) fn measure(event: &Event<'_>, mut record: impl FnMut(Id, Labels<'_>, 
         Event::HeldBack { n_numbers, open_for, .. } => {
             record(Id::HeldBack, &[], n_numbers as f64);
             record(Id::HeldBackAge, &[], open_for.as_secs_f64());
+        }
+        Event::SlotLag { n_retained, n_unconfirmed, is_active, .. } => {
+            record(Id::SlotRetained, &[], n_retained as f64);
+            record(Id::SlotLag, &[], n_unconfirmed as f64);
+            record(Id::SlotActive, &[], u8::from(is_active).into());
         }
         _ => measure_state(event, record),
     }

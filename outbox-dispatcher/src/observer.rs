@@ -217,11 +217,24 @@ pub enum Event<'a> {
         /// Whose it is; `None` when it is over.
         by: Option<&'a str>,
     },
+    /// A [`DepthWatch`](crate::DepthWatch) has seen how far the replication slot of a group that is fed from the WAL is behind the server; once
+    /// more when no slot keeps WAL for the group any longer. The fields are those of [`SlotLag`](outbox_core::SlotLag).
+    #[non_exhaustive]
+    SlotLag {
+        /// Its name; `None` when it is gone.
+        slot: Option<&'a str>,
+        /// How many bytes of WAL the server keeps for it.
+        n_retained: u64,
+        /// How many bytes of WAL were written since the place that the group has confirmed.
+        n_unconfirmed: u64,
+        /// Whether a process reads it.
+        is_active: bool,
+    },
 }
 
 impl Event<'_> {
     /// Every [`name`](Self::name).
-    pub const NAMES: [&'static str; 22] = [
+    pub const NAMES: [&'static str; 23] = [
         "Claimed",
         "Started",
         "Handled",
@@ -244,6 +257,7 @@ impl Event<'_> {
         "Enqueued",
         "Depth",
         "HeldBack",
+        "SlotLag",
     ];
 
     /// The name of the variant.
@@ -271,6 +285,7 @@ impl Event<'_> {
             Self::Enqueued { .. } => "Enqueued",
             Self::Depth { .. } => "Depth",
             Self::HeldBack { .. } => "HeldBack",
+            Self::SlotLag { .. } => "SlotLag",
         }
     }
 }
@@ -363,7 +378,11 @@ impl Observer for TracingObserver {
             | Event::Released { .. }
             | Event::LeaseLost { .. }
             | Event::Unconfirmed { .. } => trace_message(event),
-            Event::Called { .. } | Event::Enqueued { .. } | Event::Depth { .. } | Event::HeldBack { .. } => {
+            Event::Called { .. }
+            | Event::Enqueued { .. }
+            | Event::Depth { .. }
+            | Event::HeldBack { .. }
+            | Event::SlotLag { .. } => {
                 trace_storage(event);
             }
             _ => trace_state(event),
@@ -411,6 +430,10 @@ fn trace_storage(event: &Event<'_>) {
             debug!(n_numbers, ?open_for, by, "held back")
         }
         Event::HeldBack { by: None, .. } => debug!("not held back any longer"),
+        Event::SlotLag { slot: Some(slot), n_retained, n_unconfirmed, is_active } => {
+            trace!(slot, n_retained, n_unconfirmed, is_active, "slot lag");
+        }
+        Event::SlotLag { slot: None, .. } => debug!("no slot keeps WAL any longer"),
         _ => {}
     }
 }

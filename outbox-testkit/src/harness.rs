@@ -137,7 +137,7 @@ impl Skip {
     ///
     /// # Panics
     /// When `OUTBOX_TEST_REQUIRE` names the backend.
-    pub(crate) fn report(&self, backend: &str, case: &str) {
+    pub fn report(&self, backend: &str, case: &str) {
         assert!(!server::required(backend), "{backend} is required and cannot be tested: {self}");
         say_skipped(&format!("{case} on {backend}: {self}"));
     }

@@ -11,7 +11,9 @@ pub(crate) fn lint(report: &mut Report) -> Outcome {
     report.step("clippy", || {
         run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"]))
     });
-    report.step("each database alone", || DATABASES.iter().try_for_each(|database| alone(database)));
+    report.step("each database and feature alone", || {
+        DATABASES.iter().try_for_each(|database| alone(database))
+    });
     report.step("documentation", || {
         let mut doc = cargo(&["doc", "--workspace", "--all-features", "--no-deps"]);
         run(doc.env("RUSTDOCFLAGS", "-D warnings"))
@@ -19,7 +21,7 @@ pub(crate) fn lint(report: &mut Report) -> Outcome {
     Ok(())
 }
 
-const DATABASES: [&str; 3] = ["postgres", "sqlite", "mysql"];
+const DATABASES: [&str; 5] = ["postgres", "sqlite", "mysql", "wal", "wal-tls"];
 
 /// What only another database needs is no part of a build for this one.
 fn alone(database: &str) -> Outcome {

@@ -56,6 +56,7 @@ fn each_event(mut tell: impl FnMut(&Event<'_>)) {
         Event::Enqueued { topic, n_messages: 1 },
         Event::Depth { topic, stats: &TopicStats::default(), is_estimate: false },
         Event::HeldBack { n_numbers: 1, open_for: second, by: Some("session 1") },
+        Event::SlotLag { slot: Some("s"), n_retained: 2, n_unconfirmed: 1, is_active: true },
     ] {
         tell(&event);
     }
@@ -188,4 +189,5 @@ fn prometheus_names_are_those_that_exporters_make() {
     assert_eq!(name(Id::Latency), "outbox_latency_seconds");
     assert_eq!(name(Id::Attempts), "outbox_attempts");
     assert_eq!(name(Id::OldestAge), "outbox_oldest_age_seconds");
+    assert_eq!(name(Id::SlotLag), "outbox_slot_lag_bytes");
 }

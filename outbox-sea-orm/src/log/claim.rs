@@ -420,10 +420,11 @@ pub(super) async fn held_back(group: &LogGroup) -> Result<Option<HeldBack>> {
 #[cfg(feature = "postgres")]
 async fn held_back_postgres(group: &LogGroup) -> Result<Option<HeldBack>> {
     let mut reader = group.reader.lock().await;
-    let is_standby = poll(group, &mut reader).await?.is_none();
+    let polled = poll(group, &mut reader).await?;
     let n_numbers = reader.n_held();
     drop(reader);
-    if is_standby || n_numbers == 0 {
+    // the WAL delivers past transactions that stay open
+    if polled.is_none_or(|polled| polled.is_fed) || n_numbers == 0 {
         return Ok(None);
     }
     blocker(group, n_numbers).await

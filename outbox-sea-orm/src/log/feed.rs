@@ -6,16 +6,19 @@ mod open;
 mod rows;
 mod stream;
 mod switch;
+#[cfg(feature = "wal-tls")]
+mod tls;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use outbox_core::{Finding, Result, Severity, Symptom};
+use outbox_core::{Finding, Result, Severity, SlotLag, Symptom};
 use sea_orm::sea_query::Values;
 use tokio::sync::{Mutex, watch};
 
 use super::LogGroup;
 use super::claim::Claiming;
+use crate::dialect::Dialect;
 use crate::row::column;
 use crate::sql::FeedSql;
 use open::{Open, Stage};
@@ -31,6 +34,8 @@ const MAX_OPENINGS: usize = 3;
 #[derive(Clone, Default)]
 pub struct WalFeed {
     login: Option<(String, String)>,
+    #[cfg(feature = "wal-tls")]
+    tls: tls::Tls,
 }
 
 impl WalFeed {
@@ -45,6 +50,26 @@ impl WalFeed {
         self.login = Some((user.into(), password.into()));
         self
     }
+
+    /// Reads the WAL over TLS, from a server whose certificate one of those in this file (PEM) has signed for its host name, whatever the
+    /// `sslmode` of the group's own connections. Without this the feed does what these connections do, with their files; what they have in
+    /// memory it cannot use, and of `verify-ca` it checks the name as well.
+    ///
+    /// The first connection makes ring the cryptography of rustls in this process where the service has not chosen one: choose before.
+    #[cfg(feature = "wal-tls")]
+    #[must_use]
+    pub fn with_root_certificate(mut self, file: impl Into<std::path::PathBuf>) -> Self {
+        self.tls.root = Some(file.into());
+        self
+    }
+
+    /// The name that the server's certificate has, where the group's own connections use another one or an address.
+    #[cfg(feature = "wal-tls")]
+    #[must_use]
+    pub fn with_server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls.server_name = Some(name.into());
+        self
+    }
 }
 
 impl fmt::Debug for WalFeed {
@@ -55,7 +80,7 @@ impl fmt::Debug for WalFeed {
 }
 
 /// So much WAL may wait for a slot before `doctor` says so.
-const MUCH_WAL: i64 = 1024 * 1024 * 1024;
+const MUCH_WAL: u64 = 1024 * 1024 * 1024;
 
 /// What the clones of a group's handle share of its feed.
 pub(super) struct Feed {
@@ -137,16 +162,43 @@ pub(super) async fn settle_position(group: &LogGroup) -> Result<()> {
     open.settle_position(group, feed).await
 }
 
-/// What is wrong with the slot of a group, whoever reads it.
+/// The slot of a group, whoever reads it.
+struct Slot {
+    lag: SlotLag,
+    is_there: bool,
+    is_lost: bool,
+}
+
+impl Slot {
+    /// `None` where the group is read by number.
+    async fn read(group: &LogGroup, operation: &'static str) -> Result<Option<Self>> {
+        let sql = FeedSql::of(group.log.name(), group.own.name()).log_feed_lag;
+        let values = Values(vec![group.name().into()]);
+        let rows = group.log.table.query(operation, &group.log.table.db, &sql, values).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let n_bytes = |index| Ok(u64::try_from(column::<i64>(row, index)?).unwrap_or_default());
+        let lag = SlotLag::new(column::<String>(row, 0)?)
+            .with_active(column(row, 3)?)
+            .with_bytes(n_bytes(4)?, n_bytes(5)?);
+        Ok(Some(Self { lag, is_there: column(row, 1)?, is_lost: column(row, 2)? }))
+    }
+}
+
+/// How far the slot is behind, where there is one.
+pub(super) async fn slot_lag(group: &LogGroup) -> Result<Option<SlotLag>> {
+    if group.dialect != Dialect::Postgres {
+        return Ok(None);
+    }
+    let slot = Slot::read(group, "stats").await?;
+    Ok(slot.filter(|slot| slot.is_there && !slot.is_lost).map(|slot| slot.lag))
+}
+
+/// What is wrong with the slot.
 pub(super) async fn findings(group: &LogGroup) -> Result<Vec<Finding>> {
-    let sql = FeedSql::of(group.log.name(), group.own.name()).log_feed_lag;
-    let values = Values(vec![group.name().into()]);
-    let rows = group.log.table.query("doctor", &group.log.table.db, &sql, values).await?;
-    let Some(row) = rows.first() else { return Ok(Vec::new()) };
-    let slot: String = column(row, 0)?;
-    let (is_there, is_lost, is_active): (bool, bool, bool) =
-        (column(row, 1)?, column(row, 2)?, column(row, 3)?);
-    let n_bytes: i64 = column(row, 4)?;
+    let Some(Slot { lag, is_there, is_lost }) = Slot::read(group, "doctor").await? else {
+        return Ok(Vec::new());
+    };
+    let SlotLag { slot, n_retained: n_bytes, is_active, .. } = lag;
     let name = group.name();
     let finding =
         |severity, what: String, advice: &str| vec![Finding::new(severity, Symptom::Slot, what, advice)];

@@ -9,7 +9,8 @@ use sea_orm::sea_query::Values;
 use super::LogGroup;
 
 impl Operations for LogGroup {
-    /// What is in the group's own table, and in the log behind what the group has read; and who keeps it from reading on.
+    /// What is in the group's own table, and in the log behind what the group has read; who keeps it from reading on, and, with the
+    /// cargo feature `wal`, how far its replication slot is behind.
     async fn stats(&self) -> Result<Stats> {
         #[cfg(feature = "wal")]
         super::feed::settle_position(self).await?;
@@ -22,6 +23,10 @@ impl Operations for LogGroup {
             *sum = std::mem::take(sum).plus(&of_log);
         }
         stats.held_back = super::claim::held_back(self).await?;
+        #[cfg(feature = "wal")]
+        {
+            stats.slot_lag = super::feed::slot_lag(self).await?;
+        }
         Ok(stats)
     }
 

@@ -12,6 +12,7 @@ mod log;
 mod mysql;
 mod operations;
 mod ordered;
+mod pair;
 mod partitioned;
 mod plans;
 mod pooler;

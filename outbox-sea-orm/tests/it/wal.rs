@@ -2,9 +2,11 @@
 
 mod crashes;
 mod delivery;
+mod failover;
 mod faults;
 mod slot;
 mod switch;
+mod tls;
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -23,6 +25,8 @@ use uuid::Uuid;
 const LEASE: Duration = Duration::from_secs(3600);
 /// How long anything may take that should be there in a moment.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The first version that has feeds.
+const MIN_VERSION: i32 = 140_000;
 
 /// A log with one group that is fed, in a schema of its own on a server with many slots.
 pub(crate) struct Fed {
@@ -46,6 +50,26 @@ async fn server() -> Result<&'static Server, Skip> {
     Ok(SERVER.get_or_init(|| server))
 }
 
+/// Skips on a server whose slots do not send rows in binary.
+async fn require_feeds(db: &DatabaseConnection) -> Result<(), Skip> {
+    match version(db).await {
+        ..MIN_VERSION => Err(Skip::new("a feed needs PostgreSQL 14")),
+        _ => Ok(()),
+    }
+}
+
+async fn version(db: &DatabaseConnection) -> i32 {
+    crate::support::value(db, "SELECT current_setting('server_version_num')::integer").await
+}
+
+/// A log that is read by number, on a server of its own for the test of this name; skips loudly where there is none that has feeds.
+async fn on_own_server(test: &str, settings: Settings) -> Option<(Server, Fed)> {
+    let server = private(settings).await.ok()?;
+    let fed = Fed::polled(server.url()).await;
+    let skip = require_feeds(&fed.db).await.err();
+    skip.inspect(|skip| skip.report(Fed::NAME, test)).map_or(Some((server, fed)), |_| None)
+}
+
 impl Fed {
     /// With a log that is read by number.
     async fn polled(url: &str) -> Self {
@@ -53,20 +77,24 @@ impl Fed {
     }
 
     async fn at(url: &str, schema: &str) -> Self {
+        let fed = Self::open(url, schema).await;
+        fed.log.migrate().await.expect("migrate");
+        fed.log.register(Subscription::new("billing")).await.expect("register");
+        fed
+    }
+
+    /// Of a log and a group that are there already.
+    async fn open(url: &str, schema: &str) -> Self {
         let mut options = ConnectOptions::new(url);
         options.max_connections(12).sqlx_logging(false);
         let db = Database::connect(options).await.expect("connect");
         let log = OutboxLog::new(&db, TableName::parse(&format!("{schema}.log")).expect("name"));
-        log.migrate().await.expect("migrate");
-        let group = log.register(Subscription::new("billing")).await.expect("register");
-        let group = group.with_feed(WalFeed::new());
+        let group = log.group("billing").expect("name").with_feed(WalFeed::new());
         Self { db, log, group, schema: schema.to_owned(), url: url.to_owned() }
     }
 
-    async fn fed(url: &str) -> Self {
-        let fed = Self::polled(url).await;
-        fed.group.start_feed().await.expect("start the feed");
-        fed
+    async fn start_feed(&self) {
+        self.group.start_feed().await.expect("start the feed");
     }
 
     /// Another handle with what another process would know.
@@ -158,11 +186,15 @@ async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> 
 }
 
 impl Harness for Fed {
-    const NAME: &'static str = "postgres";
+    // another than that of the database: on an old one there is nothing to test, whatever is required
+    const NAME: &'static str = "fed";
     type Repository = LogGroup;
 
     async fn start() -> Result<Self, Skip> {
-        Ok(Self::fed(server().await?.url()).await)
+        let fed = Self::polled(server().await?.url()).await;
+        require_feeds(&fed.db).await?;
+        fed.start_feed().await;
+        Ok(fed)
     }
 
     fn repository(&self) -> &LogGroup {

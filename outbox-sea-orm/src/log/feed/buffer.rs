@@ -223,13 +223,14 @@ mod tests {
     #[test]
     fn what_a_claim_has_taken_gives_no_hint() {
         let arrivals = watch::Sender::new(false);
-        let mut seen = arrivals.subscribe();
+        let (mut seen, unseen) = (arrivals.subscribe(), arrivals.subscribe());
         let at = Position::at(Lsn::from(1));
         let buffer = Buffer::new(at, arrivals);
         buffer.push(Arrived { row: Row::any(), xid: 1, behind: at });
-        assert!(*seen.borrow(), "it waits");
+        assert!(*seen.borrow_and_update(), "it waits");
         assert_eq!(buffer.take_while(|_| true).len(), 1);
-        assert!(!*seen.borrow_and_update());
+        assert!(!*unseen.borrow(), "who has not seen it yet need not");
+        assert!(!seen.has_changed().expect("open"), "and nobody is woken by a claim");
         buffer.push(Arrived { row: Row::any(), xid: 1, behind: at });
         assert!(seen.has_changed().expect("open") && *seen.borrow());
     }

@@ -50,13 +50,16 @@ pub(super) struct State {
 }
 
 impl State {
-    /// `None` where the group is read by number.
+    /// `None` where the group is read by number. A standby refuses.
     async fn read(group: &LogGroup, feed: &Feed) -> Result<Option<Self>> {
         let values = Values(vec![group.name().into()]);
         let sql = &feed.sql.log_feed_state;
         let rows = group.log.table.query("claim", group.log.table.hot()?, sql, values).await?;
         let row = rows.first().ok_or_else(|| unknown(group))?;
         let Some(slot) = column(row, 0)? else { return Ok(None) };
+        if column(row, 11)? {
+            return Err(standby(group));
+        }
         Ok(Some(Self {
             slot,
             position: column(row, 1)?,
@@ -280,8 +283,12 @@ impl Open {
     /// Whether the group is still fed in the same way, from here.
     async fn is_current(&self, group: &LogGroup, feed: &Feed) -> Result<bool> {
         let state = State::read(group, feed).await?;
-        Ok(state
-            .is_some_and(|state| state.slot == self.slot && state.wants == self.wants && state.at == self.at))
+        Ok(state.is_some_and(|state| {
+            state.slot == self.slot
+                && state.wants == self.wants
+                && state.at == self.at
+                && state.refusal.is_none()
+        }))
     }
 
     /// Whatever committed before this statement is on the disk after it, however little claims wait for that.

@@ -19,6 +19,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Events that are read ahead of the buffer.
 const READ_AHEAD: usize = 256;
 
+/// A server that is being stopped waits until all that it has sent is confirmed, which is not what a feed does, and asks for it
+/// whenever it was answered; otherwise it asks twice in a `wal_sender_timeout`.
+const MAX_PINGS: usize = 10;
+const PING_WINDOW: Duration = Duration::from_secs(2);
+
 /// A task that reads the slot; dropping this ends it.
 pub(super) struct Stream {
     task: JoinHandle<()>,
@@ -61,8 +66,15 @@ impl Stream {
             Ok(Err(error)) => return Err(failed(&error)),
             Err(_) => return Err(Error::new(ErrorKind::Timeout, "feed")),
         };
-        let reading =
-            Reading { client, buffer, start: at, next_xid, columns: Columns::default(), commit: None };
+        let reading = Reading {
+            client,
+            buffer,
+            start: at,
+            next_xid,
+            columns: Columns::default(),
+            commit: None,
+            pings: Pings::new(),
+        };
         Ok(Opened::Stream(Self { task: tokio::spawn(reading.run()) }))
     }
 }
@@ -76,6 +88,27 @@ struct Commit {
     n_behind: i64,
 }
 
+/// How often the server has asked for an answer lately.
+struct Pings {
+    n: usize,
+    since: Instant,
+}
+
+impl Pings {
+    fn new() -> Self {
+        Self { n: 0, since: Instant::now() }
+    }
+
+    /// Whether the server is being stopped.
+    fn add(&mut self) -> bool {
+        if self.since.elapsed() > PING_WINDOW {
+            *self = Self::new();
+        }
+        self.n += 1;
+        self.n > MAX_PINGS
+    }
+}
+
 struct Reading {
     client: ReplicationClient,
     buffer: Arc<Buffer>,
@@ -83,6 +116,7 @@ struct Reading {
     next_xid: i64,
     columns: Columns,
     commit: Option<Commit>,
+    pings: Pings,
 }
 
 impl Reading {
@@ -117,6 +151,10 @@ impl Reading {
     /// Whether there is room for more.
     fn read(&mut self, event: ReplicationEvent) -> Result<bool> {
         match event {
+            ReplicationEvent::KeepAlive { reply_requested: true, .. } if self.pings.add() => {
+                let detail = "the server is being stopped";
+                return Err(Error::new(ErrorKind::Unavailable, "feed").with_detail(detail));
+            }
             ReplicationEvent::Begin { final_lsn, xid, .. } => self.begin(final_lsn, xid),
             ReplicationEvent::XLogData { data, .. } => return self.row(data),
             ReplicationEvent::Commit { end_lsn, .. } => {
@@ -181,11 +219,24 @@ pub(super) fn failed(error: &PgWireError) -> Error {
     let kind = match error {
         PgWireError::Auth(_) => ErrorKind::PermissionDenied,
         PgWireError::MessageTooLarge { .. } | PgWireError::Protocol(_) => ErrorKind::Undecodable,
-        PgWireError::Tls(_) => ErrorKind::Unsupported,
+        PgWireError::Tls(text) => kind_of_tls(text),
         PgWireError::Server(_) => kind_of(&text),
         _ => ErrorKind::Unavailable,
     };
     Error::new(kind, "feed").with_detail(text)
+}
+
+fn kind_of_tls(text: &str) -> ErrorKind {
+    if text.contains("invalid peer certificate") {
+        // nobody logs in to a server that is not trusted
+        ErrorKind::PermissionDenied
+    } else if text.starts_with("TLS config error") {
+        ErrorKind::InvalidInput
+    } else if text.starts_with("TLS handshake failed") {
+        ErrorKind::Unavailable
+    } else {
+        ErrorKind::Unsupported
+    }
 }
 
 fn kind_of(text: &str) -> ErrorKind {
@@ -224,6 +275,14 @@ mod tests {
         assert_eq!(server("no such slot (SQLSTATE 42704)").kind(), ErrorKind::Schema);
         assert_eq!(server("must be superuser (SQLSTATE 42501)").kind(), ErrorKind::PermissionDenied);
         assert!(server("terminating connection (SQLSTATE 57P01)").is_retryable());
+        let tls = |text: &str| failed(&PgWireError::Tls(text.to_owned())).kind();
+        assert_eq!(
+            tls("TLS handshake failed: invalid peer certificate: Expired"),
+            ErrorKind::PermissionDenied
+        );
+        assert_eq!(tls("TLS config error: failed to open CA PEM"), ErrorKind::InvalidInput);
+        assert_eq!(tls("server does not support TLS"), ErrorKind::Unsupported);
+        assert_eq!(tls("TLS handshake failed: unexpected end of file"), ErrorKind::Unavailable);
         assert!(is_busy(&PgWireError::Server("slot is active (SQLSTATE 55006)".to_owned())));
     }
 }

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outbox_core::{Error, ErrorKind, Result};
+use pgwire_replication::config::TlsConfig;
 use pgwire_replication::{ReplicationClient, ReplicationConfig};
 use sea_orm::ConnectionTrait;
 use sea_orm::sea_query::Values;
 use sea_orm::sqlx::ConnectOptions;
+use sea_orm::sqlx::postgres::PgConnectOptions;
+#[cfg(not(feature = "wal-tls"))]
 use sea_orm::sqlx::postgres::PgSslMode;
 
 use super::stream::{failed, is_busy};
@@ -232,10 +235,7 @@ pub(super) fn config(
 ) -> Result<ReplicationConfig> {
     let pool = group.log.table.db.get_postgres_connection_pool();
     let options = (*pool.connect_options()).clone();
-    if !matches!(options.get_ssl_mode(), PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer) {
-        let detail = "the connections ask for TLS, which the feed does not have";
-        return Err(group.error(ErrorKind::Unsupported, detail));
-    }
+    let tls = tls(feed, &options).map_err(|detail| group.error(ErrorKind::Unsupported, detail))?;
     let host = options
         .get_socket()
         .map_or_else(|| options.get_host().to_owned(), |socket| socket.to_string_lossy().into_owned());
@@ -251,7 +251,21 @@ pub(super) fn config(
     let (user, password) = feed.options.login.clone().unwrap_or_else(own);
     Ok(ReplicationConfig::new(host, user, password, database, slot, publication)
         .with_port(port)
+        .with_tls(tls)
         .with_application_name(format!("outbox feed of {}", group.name())))
+}
+
+#[cfg(feature = "wal-tls")]
+fn tls(feed: &Feed, options: &PgConnectOptions) -> std::result::Result<TlsConfig, &'static str> {
+    feed.options.tls.config(options)
+}
+
+#[cfg(not(feature = "wal-tls"))]
+fn tls(_: &Feed, options: &PgConnectOptions) -> std::result::Result<TlsConfig, &'static str> {
+    match options.get_ssl_mode() {
+        PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer => Ok(TlsConfig::disabled()),
+        _ => Err("the connections ask for TLS, which the feed has with the cargo feature wal-tls"),
+    }
 }
 
 fn percent_decoded(text: &str) -> String {

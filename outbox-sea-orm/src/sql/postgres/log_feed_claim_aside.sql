@@ -7,6 +7,9 @@ moved AS (
   UPDATE "log_groups" SET fed_lsn = $9::text::pg_lsn, fed_count = $10
    WHERE name = $1 AND slot = $4 AND topics IS NOT DISTINCT FROM $5::text[] AND fed_upto IS NOT DISTINCT FROM $6
      AND fed_lsn = $7::text::pg_lsn AND fed_count = $8 AND NOT EXISTS (SELECT FROM unseen)
+     AND EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $4 AND active)
+     AND EXISTS (SELECT FROM pg_publication AS p JOIN pg_publication_rel AS r ON r.prpubid = p.oid
+                WHERE p.pubname = ('outbox_' || '"log"'::regclass::oid)::name AND p.pubinsert AND r.prrelid = '"log"'::regclass)
   RETURNING true),
 leased AS (
   INSERT INTO "log_ranges" (token, group_name, from_seq, to_seq, runs, n, leased_until)

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use outbox_core::{ClaimRequest, Listener, Operations, Outcome, Readiness, Repository, Settlement, Wakeup};
+use outbox_core::{
+    ClaimRequest, Listener, Operations, Outcome, Readiness, Repository, Settlement, Symptom, Wakeup,
+};
 use outbox_sea_orm::Subscription;
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use tokio::time::timeout;
@@ -18,6 +20,19 @@ on_a_feed! { "delivery":
         late.commit().await.expect("commit");
         assert_eq!(deliver(&fed.group, 2).await, held);
         assert_empty(&fed.group).await;
+    }
+
+    async fn open_transaction_is_not_said_to_hold_back(fed: &Fed) {
+        fed.enqueue([on("a")]).await;
+        deliver(&fed.group, 1).await;
+        let late = fed.db.begin().await.expect("begin");
+        fed.log.enqueue_in(&late, [on("late")]).await.expect("enqueue");
+        fed.enqueue([on("b")]).await;
+        deliver(&fed.group, 1).await;
+        assert_eq!(fed.group.stats().await.expect("stats").held_back, None);
+        let found = fed.group.doctor(Duration::ZERO).await.expect("doctor");
+        assert!(found.iter().all(|finding| finding.symptom != Symptom::OpenTransaction), "{found:?}");
+        late.rollback().await.expect("roll back");
     }
 
     async fn what_is_rolled_back_is_not_delivered(fed: &Fed) {

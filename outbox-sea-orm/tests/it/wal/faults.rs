@@ -1,9 +1,9 @@
 //! Connections that end, and WAL that is none of the group's.
 
-use outbox_testkit::server::{Settings, private};
+use outbox_testkit::server::Settings;
 use sea_orm::{ConnectionTrait, TransactionTrait};
 
-use super::{Fed, assert_empty, claim, deliver, eventually, on, on_a_feed};
+use super::{assert_empty, claim, deliver, eventually, on, on_a_feed, on_own_server};
 
 on_a_feed! { "faults":
     async fn lost_connection_loses_and_repeats_nothing(fed: &Fed) {
@@ -68,8 +68,9 @@ on_a_feed! { "faults":
 async fn nothing_is_claimed_before_it_is_visible() {
     let settings =
         Settings::for_tests().with("synchronous_standby_names", "nobody").with("synchronous_commit", "local");
-    let Ok(server) = private(settings).await else { return };
-    let fed = Fed::fed(server.url()).await;
+    let test = "faults::nothing_is_claimed_before_it_is_visible";
+    let Some((_server, fed)) = on_own_server(test, settings).await else { return };
+    fed.start_feed().await;
     let before = fed.enqueue([on("before")]).await;
     assert_eq!(deliver(&fed.group, 1).await, before);
     let txn = fed.db.begin().await.expect("begin");

@@ -1,18 +1,11 @@
 //! Slots that cannot be read.
 
 use outbox_core::{ClaimRequest, ErrorKind, Operations, Repository, Severity, Symptom};
-use outbox_testkit::server::{Settings, private};
+use outbox_testkit::server::Settings;
 
-use super::{Fed, LEASE, assert_empty, claim_some, deliver, eventually, on, on_a_feed, settle};
-
-/// Ends the connection that reads the slot, and waits until it is free.
-async fn free(fed: &Fed) {
-    fed.execute(
-        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL
-            AND database = current_database() AND slot_name LIKE '%billing'",
-    )
-    .await;
-}
+use super::{
+    Fed, LEASE, assert_empty, claim, claim_some, deliver, eventually, on, on_a_feed, on_own_server, settle,
+};
 
 /// What the next claim says that does not just wait for the slot.
 async fn refusal(fed: &Fed) -> outbox_core::Error {
@@ -87,6 +80,43 @@ on_a_feed! { "slot":
         assert!(text.contains("further on"), "{text}");
     }
 
+    async fn slot_lag_is_what_the_server_keeps_and_what_is_not_confirmed(fed: &Fed) {
+        let slot: String = fed.of_group("slot").await;
+        let lag = async || fed.group.stats().await.expect("stats").slot_lag;
+        let of_server = "pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint";
+        fed.execute("SELECT pg_logical_emit_message(true, 'x', repeat('x', 3000000))").await;
+        let (before, found, after) =
+            (fed.of_slot::<i64>(of_server).await, lag().await.expect("it is fed"), fed.of_slot::<i64>(of_server).await);
+        assert_eq!((&found.slot, found.is_active), (&slot, false), "nobody has read it");
+        assert!(before as u64 <= found.n_retained && found.n_retained <= after as u64, "{before} {found:?} {after}");
+        assert!(3_000_000 <= found.n_unconfirmed && found.n_unconfirmed <= found.n_retained, "{found:?}");
+        fed.enqueue([on("a")]).await;
+        deliver(&fed.group, 1).await;
+        let found = eventually("what was claimed is confirmed", async || {
+            claim(&fed.group, 1).await;
+            lag().await.filter(|lag| lag.n_unconfirmed < 2_000_000)
+        })
+        .await;
+        assert!(found.is_active, "{found:?}");
+        drop_slot(fed).await;
+        assert_eq!(lag().await, None, "it is missing");
+        fed.group.resync().await.expect("resync");
+        assert_eq!(lag().await, None, "the group is read by number");
+    }
+
+    // as an exporter of metrics may: it reads the tables and nothing else
+    async fn slot_lag_needs_no_rights_on_the_server(fed: &Fed) {
+        let (schema, role) = (&fed.schema, format!("{}_reader", fed.schema));
+        fed.execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA {schema} TO {role};
+            GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"))
+            .await;
+        let (_, place) = fed.url.rsplit_once('@').expect("a user");
+        let reader = Fed::open(&format!("postgres://{role}:x@{place}"), schema).await;
+        assert!(reader.group.stats().await.expect("stats").slot_lag.is_some());
+        reader.db.close().await.expect("close");
+        fed.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    }
+
     async fn slot_of_another_plugin_is_refused(fed: &Fed) {
         let slot = drop_slot(fed).await;
         fed.execute(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'test_decoding')")).await;
@@ -96,20 +126,35 @@ on_a_feed! { "slot":
 
     async fn missing_publication_is_refused(fed: &Fed) {
         let publication: String = fed.value(&format!("SELECT 'outbox_' || '{}.log'::regclass::oid", fed.schema)).await;
-        fed.execute(&format!("DROP PUBLICATION {publication}")).await;
         fed.enqueue([on("a")]).await;
+        deliver(&fed.group, 1).await;
+        // it has arrived when the rest is passed over
+        let mut ids = fed.enqueue((0..5).map(|_| on("b"))).await;
+        fed.execute(&format!("DROP PUBLICATION {publication}")).await;
+        ids.extend(fed.enqueue((0..5).map(|_| on("c"))).await);
         let error = refusal(fed).await;
         assert_eq!(error.kind(), ErrorKind::Schema);
         assert!(error.to_string().contains(&publication), "{error}");
-        free(fed).await;
+        fed.group.resync().await.expect("resync");
+        let mut delivered = Vec::new();
+        eventually("nothing is lost", async || {
+            delivered.extend(deliver(&fed.group, 1).await);
+            ids.iter().all(|id| delivered.contains(id)).then_some(())
+        })
+        .await;
+        fed.group.start_feed().await.expect("it is published again");
+        let ids = fed.enqueue([on("d")]).await;
+        assert_eq!(deliver(&fed.group, 1).await, ids);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invalidated_slot_is_refused() {
     let settings = Settings::for_tests().with("max_slot_wal_keep_size", "1MB").with("min_wal_size", "32MB");
-    let Ok(server) = private(settings).await else { return };
-    let fed = Fed::fed(server.url()).await;
+    let Some((_server, fed)) = on_own_server("slot::invalidated_slot_is_refused", settings).await else {
+        return;
+    };
+    fed.start_feed().await;
     fed.enqueue([on("a")]).await;
     // nobody reads the slot
     for _ in 0..8 {
@@ -126,8 +171,9 @@ async fn invalidated_slot_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_without_logical_decoding_is_refused() {
-    let Ok(server) = private(Settings::for_tests().with("wal_level", "replica")).await else { return };
-    let fed = Fed::polled(server.url()).await;
+    let settings = Settings::for_tests().with("wal_level", "replica");
+    let test = "slot::server_without_logical_decoding_is_refused";
+    let Some((_server, fed)) = on_own_server(test, settings).await else { return };
     let error = fed.group.start_feed().await.expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Schema);
     assert!(error.to_string().contains("wal_level"), "{error}");

@@ -9,7 +9,10 @@ use outbox_core::{ClaimRequest, ErrorKind, MessageId, OnDead, Outcome, Repositor
 use outbox_sea_orm::{OutboxLog, Subscription, WalFeed};
 use sea_orm::TransactionTrait;
 
-use super::{Fed, LEASE, PATIENCE, assert_empty, claim, deliver, eventually, on, on_a_feed, settle};
+use super::{
+    Fed, LEASE, MIN_VERSION, PATIENCE, assert_empty, claim, deliver, eventually, on, on_a_feed, server,
+    settle, version,
+};
 use crate::faults::Random;
 
 /// Commits, rolls back and keeps open for a while.
@@ -189,4 +192,22 @@ impl StopAlone for outbox_sea_orm::LogGroup {
             () = claiming => {}
         }
     }
+}
+
+/// Before 14 it is refused, and the group goes on being read by number.
+#[tokio::test(flavor = "multi_thread")]
+async fn feed_needs_version_14() {
+    let Ok(server) = server().await else { return };
+    let fed = Fed::polled(server.url()).await;
+    let started = fed.group.start_feed().await;
+    if version(&fed.db).await < MIN_VERSION {
+        let error = started.expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains("PostgreSQL 14"), "{error}");
+    } else {
+        started.expect("started");
+    }
+    let ids = fed.enqueue((0..10).map(|_| on("a"))).await;
+    assert_eq!(deliver(&fed.group, 10).await, ids);
+    outbox_testkit::Harness::finish(fed).await;
 }
