@@ -105,10 +105,19 @@ fn run(
     }
 }
 
-/// Of PostgreSQL the feeds as well, but for those of servers that are not of the image.
+/// Logs, their horizon and their feeds are PostgreSQL's without its name; but for pairs of servers, and for dumps by local programs.
 fn names(filter: &str) -> &[&str] {
     match filter {
-        "postgres" => &["postgres", "wal::", "--skip", "wal::failover"],
+        "postgres" => &[
+            "postgres",
+            "log::",
+            "horizon::",
+            "wal::",
+            "--skip=sqlite",
+            "--skip=log::promoted",
+            "--skip=log::restored",
+            "--skip=wal::failover",
+        ],
         "mysql" => &["mysql"],
         _ => &["sqlite"],
     }
