@@ -32,7 +32,7 @@ use crate::report::Line;
 use crate::site::{Kind, Site};
 
 /// Every scenario, in the order in which `all` runs them, and whether SQLite has it too unless asked for.
-pub(crate) const ALL: [(&str, bool); 39] = [
+pub(crate) const ALL: [(&str, bool); 40] = [
     ("enqueue_single", true),
     ("enqueue_batch", true),
     ("dedup_single", false),
@@ -61,6 +61,7 @@ pub(crate) const ALL: [(&str, bool); 39] = [
     ("dead", false),
     ("backlog", false),
     ("log_drain", false),
+    ("log_queue", true),
     ("log_wal", false),
     ("log_enqueue", false),
     ("log_groups", false),
@@ -132,6 +133,7 @@ pub(crate) async fn run(name: &str, site: &Site, options: &Options) -> Result<Li
         "dead" => neighbours::among(site, options, Neighbours::Dead).await,
         "backlog" => neighbours::backlog(site, options).await,
         "log_drain" => log::drain(site, options).await,
+        "log_queue" => log_load::beside_queue(site, options).await,
         "log_wal" => log::wal(site, options).await,
         "log_enqueue" => log::enqueue(site, options).await,
         "log_groups" => log_load::groups(site, options).await,

@@ -134,7 +134,7 @@ impl Side for OurLog {
     }
 
     fn file(&self) -> Option<&Path> {
-        None
+        self.ours.file()
     }
 
     async fn remove(self) -> Result<()> {

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::load::{BATCH, TOPIC, batches};
 use crate::meter::{Meter, Rounds, Usage};
 use crate::options::Options;
+use crate::ours::Ours;
 use crate::report::{Bound, Line};
 use crate::side::{Round, Side, drained, fill, interleave, refill_and_drain};
 use crate::site::{BENCH, Site};
@@ -37,6 +38,19 @@ async fn compared(
         .with("one", one.json())
         .with("other", other.json());
     Ok((line, one, other))
+}
+
+/// The same through a queue and through a log, each by our dispatcher.
+pub(crate) async fn beside_queue(site: &Site, options: &Options) -> Result<Line> {
+    let (line, queue, log) = compared(
+        "log_queue",
+        site,
+        options,
+        async |n_messages, round| drained::<Ours>(site, n_messages, round).await,
+        async |n_messages, round| drained::<OurLog>(site, n_messages, round).await,
+    )
+    .await?;
+    Ok(line.figure("rate / rate of the queue", log.ratio_to(&queue)))
 }
 
 /// Three groups read what one reads.
