@@ -8,7 +8,7 @@
 //!   dropped future, a swallowed error or a cancelled savepoint.
 //!
 //! Features: `postgres`, `mysql` (MySQL and MariaDB), `sqlite`, `wal` (groups of a log fed from the WAL of PostgreSQL, see
-//! `LogGroup::with_feed`), and `migration` for the same steps as `sea-orm-migration` migrations. The async
+//! `LogGroup::with_feed`; `wal-tls` over TLS), and `migration` for the same steps as `sea-orm-migration` migrations. The async
 //! runtime and TLS are chosen where you depend on `sea-orm` (for example its feature `runtime-tokio-rustls`).
 //!
 //! # Examples

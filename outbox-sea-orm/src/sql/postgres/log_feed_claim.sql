@@ -1,9 +1,10 @@
 -- $1 group, $2 token, $3 lease in microseconds, $4 slot, $5 topics of the group or NULL, $6 up to which number or NULL, $7 and $8 the
 -- commit and how many of its rows are behind the group, $9 and $10 the same after this claim, $11 the transactions of its rows,
 -- $12 runs of the numbers that are leased, $13 how many.
--- Changes nothing where the group is not there any more: whoever was paused or has lost the slot takes nothing. And nothing
--- where nobody reads the slot: this server may have taken over from the one that has sent the rows, and not have them. Nor where the log is not published: from 18 on the server passes over what it would have sent. And nothing
--- before every row is visible: the server sends a transaction before it ends, and waits in between where it has synchronous standbys.
+-- Changes nothing where the group is not there any more: whoever was paused or has lost the slot takes nothing. Nothing
+-- where nobody reads the slot: this server may have taken over from the one that has sent the rows, and not have them. Nothing where the
+-- log is not published: from 18 on the server passes over what it would have sent. And nothing before every row is visible: the server
+-- sends a transaction before it ends, and waits in between where it has synchronous standbys.
 -- No row goes to the group's own table, as log_feed_claim_aside lets it: an insert of none would give a hint all the same.
 -- Whether it took, and the first transaction that is not visible.
 WITH unseen AS MATERIALIZED (
@@ -15,7 +16,7 @@ moved AS (
      AND fed_lsn = $7::text::pg_lsn AND fed_count = $8 AND NOT EXISTS (SELECT FROM unseen)
      AND EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $4 AND active)
      AND EXISTS (SELECT FROM pg_publication AS p JOIN pg_publication_rel AS r ON r.prpubid = p.oid
-                WHERE p.pubname = ('outbox_' || '"log"'::regclass::oid)::name AND p.pubinsert AND r.prrelid = '"log"'::regclass)
+                  WHERE p.pubname = ('outbox_' || '"log"'::regclass::oid)::name AND p.pubinsert AND r.prrelid = '"log"'::regclass)
   RETURNING true),
 leased AS (
   INSERT INTO "log_ranges" (token, group_name, from_seq, to_seq, runs, n, leased_until)
