@@ -108,6 +108,11 @@ enum Idle {
 }
 
 impl Feed {
+    /// Does not read the slot any more, until a claim finds that it is to.
+    async fn let_go(&self) {
+        *self.reading.lock().await = Reading::default();
+    }
+
     pub(super) fn new(group: &LogGroup, options: WalFeed) -> Self {
         Self {
             options,

@@ -189,6 +189,7 @@ impl LogGroup {
                 if self.current_slot(feed, connection).await?.is_some() {
                     return Ok(());
                 }
+                feed.let_go().await;
                 self.drop_when_free(feed, &slot).await
             })
             .await

@@ -8,10 +8,11 @@ use std::time::Duration;
 use outbox_core::{ClaimRequest, ErrorKind, MessageId, OnDead, Outcome, Repository, TableName};
 use outbox_sea_orm::{OutboxLog, Subscription, WalFeed};
 use sea_orm::TransactionTrait;
+use tokio::time::timeout;
 
 use super::{
-    Fed, LEASE, MIN_VERSION, PATIENCE, assert_empty, claim, deliver, eventually, on, on_a_feed, server,
-    settle, version,
+    Fed, LEASE, MIN_VERSION, PATIENCE, assert_empty, claim, claim_some, deliver, eventually, on, on_a_feed,
+    server, settle, version,
 };
 use crate::faults::Random;
 
@@ -109,6 +110,16 @@ on_a_feed! { "switch":
         let last = fed.enqueue([on("last")]).await;
         assert_eq!(deliver(&fed.group, 3).await, [early, after, last].concat());
         assert_empty(&fed.group).await;
+    }
+
+    async fn resync_lets_go_of_the_slot_that_this_process_reads(fed: &Fed) {
+        fed.enqueue([on("a")]).await;
+        assert_eq!(claim_some(&fed.group, 10).await.len(), 1);
+        assert!(fed.of_slot::<bool>("active").await);
+        let slot: String = fed.of_group("slot").await;
+        timeout(Duration::from_secs(10), fed.group.resync()).await.expect("nobody else claims").expect("resync");
+        let left = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        assert_eq!(fed.value::<i64>(&left).await, 0);
     }
 
     async fn claim_without_a_feed_is_refused(fed: &Fed) {
