@@ -171,8 +171,8 @@ pub struct Claim {
     /// whoever has settled claims again before it sleeps.
     pub ordered: bool,
     /// Whether two claims at once, each with a [`Claimer`] of its own, do not look at the same messages, as where a claim first moves
-    /// a position and then reads what it has passed: while there is a backlog, a dispatcher sends the next claim before this one's
-    /// kind has been answered.
+    /// a position and then reads what it has passed: while there is a backlog, a dispatcher sends the next claim before the last one
+    /// is answered.
     pub overlaps: bool,
     /// How long until a claim could find something that is not claimable now, because a delay or a lease ends;
     /// a sleeping dispatcher wakes then. May be too early, because of other topics' messages, and never too

@@ -1,44 +1,44 @@
 //! The claims of one lane that are under way.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
+use futures_util::stream::FuturesUnordered;
 use outbox_core::{Claim, ClaimRequest, Claimer, Repository, Result};
 
 use crate::health::within;
 
+/// Which claimer a claim has, and what came of it.
+type Answer = (usize, Result<Claim>);
+
 /// At most one, or two where the storage says that they do not get in each other's way.
 pub(crate) struct Claims {
     pub(crate) lane: usize,
-    pub(crate) request: ClaimRequest,
+    pub(crate) template: ClaimRequest,
     /// Each for one claim at a time.
     claimers: [Claimer; 2],
-    under_way: FuturesOrdered<Pin<Box<dyn Future<Output = Result<Claim>> + Send>>>,
-    /// What `under_way` was asked, in its order.
-    sent: VecDeque<Sent>,
+    /// What the claims of these claimers that are under way were asked.
+    sent: [Option<Sent>; 2],
+    under_way: FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send>>>,
     may_overlap: bool,
 }
 
 struct Sent {
     limit: usize,
     recover: bool,
-    /// The place of its claimer.
-    claimer: usize,
 }
 
 impl Claims {
-    pub(crate) fn new(lane: usize, request: ClaimRequest) -> Self {
+    pub(crate) fn new(lane: usize, template: ClaimRequest) -> Self {
         Self {
             lane,
-            request,
+            template,
             claimers: [Claimer::new(), Claimer::new()],
-            under_way: FuturesOrdered::new(),
-            sent: VecDeque::new(),
+            sent: [None, None],
+            under_way: FuturesUnordered::new(),
             may_overlap: false,
         }
     }
@@ -49,26 +49,26 @@ impl Claims {
     }
 
     fn request_by(&self, claimer: usize, limit: usize, recover: bool) -> ClaimRequest {
-        let mut request = self.request.clone().with_recover(recover);
+        let mut request = self.template.clone().with_recover(recover);
         request.limit = limit;
         request.with_claimer(self.claimers[claimer].clone())
     }
 
     pub(crate) fn is_under_way(&self) -> bool {
-        !self.sent.is_empty()
+        !self.under_way.is_empty()
     }
 
     /// Whether a second claim may be sent beside the one that is under way.
     pub(crate) fn has_place(&self) -> bool {
-        self.sent.len() == 1 && self.may_overlap
+        self.under_way.len() == 1 && self.may_overlap
     }
 
     /// How many messages may come.
     pub(crate) fn n_coming(&self) -> usize {
-        self.sent.iter().map(|sent| sent.limit).sum()
+        self.sent.iter().flatten().map(|sent| sent.limit).sum()
     }
 
-    /// Whether the last claim brought as much as it could and the storage reads on while another claim is under way.
+    /// Whether the last claim brought as much as it could, and the storage reads on while another claim is under way.
     pub(crate) fn note(&mut self, is_full: bool, overlaps: bool) {
         self.may_overlap = is_full && overlaps;
     }
@@ -81,27 +81,27 @@ impl Claims {
         limit: usize,
         recover: bool,
     ) {
-        let recover = recover && !self.sent.iter().any(|sent| sent.recover);
-        let claimer = self.sent.back().map_or(0, |sent| 1 - sent.claimer);
+        let recover = recover && !self.sent.iter().flatten().any(|sent| sent.recover);
+        let claimer = usize::from(self.sent[0].is_some());
         let (request, repository) = (self.request_by(claimer, limit, recover), Arc::clone(repository));
-        self.sent.push_back(Sent { limit, recover, claimer });
-        let call = async move { within(timeout, "claim", repository.claim(request)).await };
-        self.under_way.push_back(Box::pin(call));
+        self.sent[claimer] = Some(Sent { limit, recover });
+        let call = async move { (claimer, within(timeout, "claim", repository.claim(request)).await) };
+        self.under_way.push(Box::pin(call));
     }
 
-    /// What became of the claim that was sent first, and its limit; `None` where none is under way.
+    /// What became of the claim that is answered first, and its limit; `None` where none is under way.
     ///
     /// # Cancel safety
     /// Safe.
     pub(crate) async fn next(&mut self) -> Option<(usize, Result<Claim>)> {
-        let answer = self.under_way.next().await?;
-        let limit = self.sent.pop_front().map_or(0, |sent| sent.limit);
+        let (claimer, answer) = self.under_way.next().await?;
+        let limit = self.sent[claimer].take().map_or(0, |sent| sent.limit);
         Some((limit, answer))
     }
 
     /// Drops what is under way.
     pub(crate) fn clear(&mut self) {
         self.under_way.clear();
-        self.sent.clear();
+        self.sent = [None, None];
     }
 }

@@ -263,12 +263,18 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
         while !token.is_cancelled() {
             match self.round(&token).await {
                 _ if token.is_cancelled() => {}
+                Ok(Round::Claimed(..)) if self.is_claiming() => {}
                 Ok(Round::Claimed(found, until)) => self.rest(&mut sleeper, found, until, &token).await,
                 Ok(Round::Full(until)) => self.wait_for_room(until, &token).await,
                 Err(_) => self.wait(Instant::now() + self.health.delay(), &token).await,
             }
         }
         drop(sleeper);
+        for index in 0..self.lanes.len() {
+            while self.lanes[index].is_under_way() {
+                let _ = self.claimed(index, &token).await;
+            }
+        }
         Ok(self.stop().await)
     }
 
@@ -301,9 +307,16 @@ fn claims(plan: &Plan, config: &Config) -> Result<Vec<Claims>> {
 
 // claiming
 impl<R: Repository + Wakeup + 'static> Run<R> {
+    fn is_claiming(&self) -> bool {
+        self.lanes.iter().any(Claims::is_under_way)
+    }
+
     /// Waits for one claim of each lane that has room.
     async fn round(&mut self, token: &CancellationToken) -> Result<Round> {
-        self.desk.begin_round();
+        if !self.is_claiming() {
+            // a claim that was sent before a reason came does not answer it
+            self.desk.begin_round();
+        }
         let (mut round, first) = (Round::Full(None), self.turn);
         self.turn = (first + 1) % self.lanes.len();
         for index in 0..self.lanes.len() {
@@ -333,7 +346,9 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
                 claims.send(&self.repository, timeout, *limit, *recover);
             }
         }
-        self.send_beside(index);
+        if !token.is_cancelled() {
+            self.send_beside(index);
+        }
         room
     }
 
@@ -360,10 +375,8 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
             let next = self.claimed(index, token).await;
             found = found.and(next);
         }
-        match self.lanes[index].is_under_way() {
-            true => found.map(|_| Found::More),
-            false => found,
-        }
+        self.health.note(&found);
+        found
     }
 
     async fn claimed(&mut self, index: usize, token: &CancellationToken) -> Result<Found> {
@@ -386,7 +399,9 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
             desk.call_claim_loop();
         }
         let Some((limit, claim)) = answer else { return Ok(Found::Nothing) };
-        self.health.note(&claim);
+        if claim.is_err() {
+            self.lanes[index].note(false, false);
+        }
         Ok(self.accept(index, claim?, limit))
     }
 
@@ -404,11 +419,14 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
 
     fn accept(&mut self, index: usize, claim: Claim, limit: usize) -> Found {
         let claims = &mut self.lanes[index];
-        let found = found(&claim, limit, claims.request.max_bytes);
+        let found = found(&claim, limit, claims.template.max_bytes);
         claims.note(found == Found::More, claim.overlaps);
-        let lane = claims.lane;
+        let (lane, is_under_way) = (claims.lane, claims.is_under_way());
         let places = self.desk.accept(lane, claim, found == Found::More);
         self.tasks.workers.start(&self.desk, places);
+        if is_under_way {
+            return found;
+        }
         match self.desk.room(lane) {
             // its rate says when to look again
             Room::Full(Some(_)) => found.min(Found::Some),

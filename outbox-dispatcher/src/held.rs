@@ -214,7 +214,8 @@ impl Held {
                 self.lanes[lane].note_room(now);
                 Room::Claim { limit, recover: self.n_suspects == 0 }
             }
-            (Allowed::All, Demand::Nothing) => {
+            // not only because of what is coming
+            (Allowed::All, Demand::Nothing) if self.demand(lane, 0, now) == Demand::Nothing => {
                 self.lanes[lane].note_full(now);
                 Room::Full(None)
             }

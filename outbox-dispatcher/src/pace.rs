@@ -5,7 +5,7 @@ use std::time::Duration;
 const SLOW: Duration = Duration::from_secs(1);
 
 /// How many claimed messages may wait for a handler when the next claim goes out. Twice as many may wait
-/// after it.
+/// after it, three times as many where two claims are under way.
 ///
 /// Grows while handlers run out of work before the next claim is there, shrinks to nothing while messages
 /// wait for more than a second: then another dispatcher could have had them.

@@ -1,11 +1,10 @@
 //! Claims of a storage that says that two at once do not get in each other's way.
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use outbox_core::{ClaimRequest, Repository};
-use outbox_dispatcher::{Limit, Message};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
+use outbox_core::{ClaimRequest, ErrorKind, Repository};
+use outbox_dispatcher::{CancellationToken, Dispatcher, Event, Limit, Message, Observer};
 use tokio::time::sleep;
 
 use crate::support::*;
@@ -70,44 +69,96 @@ async fn lanes_that_wait_for_each_other_claim_one_at_a_time() {
     running.stop().await;
 }
 
+/// In the middle of a backlog, with two claims under way.
+async fn in_full_swing() -> (Store, Calls, Running) {
+    let (store, calls) = (distant(), Calls::new());
+    store.enqueue_n("t", 4_000).await;
+    let running = start(&store, calls.answering(fine), config().with_batch(100));
+    until(|| calls.n() >= 1_000 && store.state().n_claiming[0] == 2).await;
+    (store, calls, running)
+}
+
+/// Everything that was not delivered can be claimed at once.
+async fn assert_nothing_is_leased(store: &Store, n_done: u64) {
+    let mut n_claimable = 0;
+    loop {
+        let request = ClaimRequest::new(1_000, seconds(600)).with_recover(false);
+        let n = store.memory.claim(request).await.expect("claim").messages.len() as u64;
+        if n == 0 {
+            break;
+        }
+        n_claimable += n;
+    }
+    assert_eq!(n_claimable + n_done, 4_000, "nobody has to wait for a lease");
+}
+
 #[tokio::test(start_paused = true)]
 async fn stopping_gives_back_what_both_claims_bring() {
-    let store = distant();
-    store.enqueue_n("t", 4_000).await;
-    let calls = Calls::new();
-    let running = start(&store, calls.answering(fine), config().with_batch(100));
-    until(|| store.state().n_claiming[0] == 2).await;
+    let (store, _, running) = in_full_swing().await;
     let n_before = store.state().claims.len();
     running.cancel();
     let report = running.join().await;
     let brought: Vec<usize> = store.state().claims[n_before..].iter().map(|claim| claim.n).collect();
-    assert!(
-        brought.len() == 2 && report.n_released as usize == brought.iter().sum::<usize>(),
-        "{report:?}, {brought:?}"
-    );
-    assert_eq!(store.n_left().await, 4_000 - report.n_done);
-    let mut n = 0;
-    loop {
-        let claim = store.memory.claim(ClaimRequest::new(1_000, seconds(600))).await.expect("claim");
-        if claim.is_empty() {
-            break;
+    assert_eq!((brought.len(), report.n_released), (2, brought.iter().sum::<usize>() as u64));
+    assert_nothing_is_leased(&store, report.n_done).await;
+}
+
+/// Cancels when so many claims have brought something.
+struct Cancelling {
+    token: CancellationToken,
+    n_left: AtomicUsize,
+}
+
+impl Observer for Cancelling {
+    fn on(&self, event: &Event<'_>) {
+        if matches!(event, Event::Claimed { .. }) && self.n_left.fetch_sub(1, SeqCst) == 1 {
+            self.token.cancel();
         }
-        n += claim.messages.len() as u64;
     }
-    assert_eq!(n, 4_000 - report.n_done, "nobody has to wait for a lease");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_that_fails_takes_nothing_from_the_other() {
-    let (store, calls) = (distant(), Calls::new());
-    store.enqueue_n("t", 2_000).await;
-    store.state().random = Some((StdRng::seed_from_u64(7), 0.2));
-    let running = start(&store, calls.answering(fine), config().with_batch(100));
-    until_async(async || store.n_left().await == 0).await;
-    store.state().random = None;
-    sleep(seconds(1)).await;
+async fn stopping_when_one_claim_has_been_answered_waits_for_the_other() {
+    for n_claims in 10..16 {
+        let (store, token) = (distant(), CancellationToken::new());
+        store.enqueue_n("t", 4_000).await;
+        let router = Calls::new().answering(fine);
+        let dispatcher = Dispatcher::new(store.clone(), router).with_config(config().with_batch(100));
+        let observer = Cancelling { token: token.clone(), n_left: AtomicUsize::new(n_claims) };
+        let dispatcher = dispatcher.expect("config").with_observer(observer);
+        let report = dispatcher.run(token).await.expect("report");
+        assert_balanced(&report);
+        assert_nothing_is_leased(&store, report.n_done).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_fails_or_hangs_takes_nothing_from_the_other() {
+    for hangs in [false, true] {
+        let (store, calls, running) = in_full_swing().await;
+        let counts = |state: &mut State| match hangs {
+            true => state.hangs.insert("claim", 1),
+            false => state.fails.insert("claim", 1),
+        };
+        counts(&mut store.state());
+        until(|| calls.n() == 4_000).await;
+        assert!(store.elapsed() < seconds(20), "before any lease expires: {:?}", store.elapsed());
+        assert!(calls.all().iter().all(|call| call.attempt == 1));
+        running.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_that_go_on_failing_are_not_sent_again_at_once() {
+    let (store, calls, running) = in_full_swing().await;
+    store.state().failing.insert("claim", ErrorKind::PermissionDenied);
+    let n_before = store.n_calls("claim");
+    sleep(seconds(20)).await;
+    let n_claims = store.n_calls("claim") - n_before;
+    assert!(n_claims <= 30, "{n_claims} claims in 20 seconds");
+    store.state().failing.clear();
+    until(|| calls.n() == 4_000).await;
     running.stop().await;
-    assert_eq!(store.state().most_claiming[0], 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -60,6 +60,8 @@ pub(crate) struct State {
     /// The call works, its answer is lost.
     pub(crate) loses_answers: HashMap<&'static str, u32>,
     pub(crate) hangs: HashMap<&'static str, u32>,
+    /// The call fails and does nothing.
+    pub(crate) fails: HashMap<&'static str, u32>,
     pub(crate) latency: Duration,
     pub(crate) random: Option<(StdRng, f64)>,
     pub(crate) calls: Vec<(Duration, &'static str)>,
@@ -183,7 +185,8 @@ impl Store {
             let at = self.started.elapsed();
             state.calls.push((at, name));
             let hangs = take_one(&mut state.hangs, name);
-            let kind = state.failing.get(name).copied().or_else(|| state.fails_at_random());
+            let fails = take_one(&mut state.fails, name).then_some(ErrorKind::Unavailable);
+            let kind = state.failing.get(name).copied().or(fails).or_else(|| state.fails_at_random());
             (state.latency, hangs, kind)
         };
         if !latency.is_zero() {

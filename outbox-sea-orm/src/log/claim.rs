@@ -359,8 +359,8 @@ pub(super) fn unknown(group: &LogGroup) -> Error {
 /// More sessions than are remembered, each of them a new one.
 #[cfg(feature = "postgres")]
 fn forgetful(group: &LogGroup) -> Error {
-    let detail = "sessions forget their settings from one statement to the next, as behind a pooler with \
-                  server_reset_query_always; a group of a log knows them by outbox.session";
+    let detail = "each session was a new one: they forget their settings from one statement to the next, as behind a pooler \
+                  with server_reset_query_always, or are more than 1024; a group of a log knows them by outbox.session";
     Error::new(ErrorKind::Unsupported, "claim").with_table(group.log.name()).with_detail(detail)
 }
 

@@ -145,13 +145,15 @@ pub(super) async fn take(claiming: &mut Claiming<'_>) -> Result<bool> {
                 }
             }
             Stage::Open => {
-                let Some(open) = &mut reading.open else { break };
+                let Some(mut open) = reading.open.take() else { break };
+                // where it fails the slot is let go, so that a server that is being stopped does not wait for it
                 if open.advance(group, feed).await? && open.claim(claiming, feed).await? {
                     open.set_due();
                     claiming.look_in_at_most(open.look_in());
+                    reading.open = Some(open);
                     return Ok(true);
                 }
-                reading.open = None;
+                open.end(group)?;
             }
         }
     }

@@ -578,7 +578,8 @@ async fn reads_late(world: &World, ahead: Ahead) -> bool {
     let (fast, late) = (Uuid::now_v7(), Uuid::now_v7());
     execute(&world.db, &world.insert(&[fast])).await;
     let mut reading = Reading::start(world, Reader::Right, 0).await;
-    while !reading.poll().await.iter().any(|(_, id)| *id == fast) {}
+    let read = async { while !reading.poll().await.iter().any(|(_, id)| *id == fast) {} };
+    tokio::time::timeout(PATIENCE, read).await.expect("nothing keeps it from being read");
     let insert = match early {
         Some(seq) => {
             format!("INSERT INTO {log} (seq, id, topic, payload) VALUES ({seq}, '{late}', 't', '')")

@@ -155,10 +155,9 @@ impl Buffer {
         self.progress.notify_one();
     }
 
-    /// Whether nothing is left and nothing more arrives.
+    /// Whether nothing more arrives. What is left comes again: nothing is claimed that was read from a slot which nobody reads.
     pub(super) fn has_ended(&self) -> bool {
-        let inner = self.inner();
-        inner.rows.is_empty() && inner.ended.is_some()
+        self.inner().ended.is_some()
     }
 
     /// Why nothing more arrives.

@@ -169,7 +169,7 @@ pub(super) async fn begin(group: &LogGroup, feed: &Feed, above: i64) -> Result<b
 }
 
 impl Open {
-    /// Whether the slot has to be opened again: its connection has ended and what it brought is claimed, or nobody knows what was.
+    /// Whether the slot has to be opened again: its connection has ended, or nobody knows what was claimed.
     pub(super) fn is_over(&self) -> bool {
         self.is_uncertain || self.buffer.has_ended()
     }

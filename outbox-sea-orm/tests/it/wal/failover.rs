@@ -143,7 +143,6 @@ async fn what_is_lost_with_a_primary_hides_nothing_of_the_next() {
         value::<bool>(&pair.on_primary, sql).await.then_some(())
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
     let last: i64 = fed.value("SELECT max(seq) FROM l.log").await;
     pair.promote(StopMode::Kill).await;
     let mut ids: HashSet<MessageId> = waiting.into_iter().collect();
