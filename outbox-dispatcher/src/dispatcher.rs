@@ -271,6 +271,7 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
         }
         drop(sleeper);
         for index in 0..self.lanes.len() {
+            // what they bring can be given back
             while self.lanes[index].is_under_way() {
                 let _ = self.claimed(index, &token).await;
             }
@@ -323,9 +324,7 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
             let index = (first + index) % self.lanes.len();
             let room = self.send(index, token);
             round = match room {
-                _ if self.lanes[index].is_under_way() => {
-                    round.claimed(self.claimed_or_stop(index, token).await?)
-                }
+                _ if self.lanes[index].is_under_way() => round.claimed(self.answered(index, token).await?),
                 Room::Claim { .. } => round,
                 Room::Full(at) => round.full(at),
                 Room::Paused(until) => round.full(Some(until)),
@@ -367,13 +366,11 @@ impl<R: Repository + Wakeup + 'static> Run<R> {
         }
     }
 
-    /// Waits for a claim; when the token is cancelled or a claim fails, for all that are under way, so that what they bring
-    /// can be given back, or handled.
-    async fn claimed_or_stop(&mut self, index: usize, token: &CancellationToken) -> Result<Found> {
-        let mut found = self.claimed(index, token).await;
-        while self.lanes[index].is_under_way() && (found.is_err() || token.is_cancelled()) {
-            let next = self.claimed(index, token).await;
-            found = found.and(next);
+    /// Waits for a claim, and where it fails for the other one.
+    async fn answered(&mut self, index: usize, token: &CancellationToken) -> Result<Found> {
+        let found = self.claimed(index, token).await;
+        while found.is_err() && self.lanes[index].is_under_way() {
+            let _ = self.claimed(index, token).await;
         }
         self.health.note(&found);
         found

@@ -71,9 +71,14 @@ async fn lanes_that_wait_for_each_other_claim_one_at_a_time() {
 
 /// In the middle of a backlog, with two claims under way.
 async fn in_full_swing() -> (Store, Calls, Running) {
+    in_full_swing_of(milliseconds(0)).await
+}
+
+/// The same with handlers that take so long.
+async fn in_full_swing_of(time: Duration) -> (Store, Calls, Running) {
     let (store, calls) = (distant(), Calls::new());
     store.enqueue_n("t", 4_000).await;
-    let running = start(&store, calls.answering(fine), config().with_batch(100));
+    let running = start(&store, calls.taking(time), config().with_batch(100));
     until(|| calls.n() >= 1_000 && store.state().n_claiming[0] == 2).await;
     (store, calls, running)
 }
@@ -150,7 +155,8 @@ async fn a_claim_that_fails_or_hangs_takes_nothing_from_the_other() {
 
 #[tokio::test(start_paused = true)]
 async fn claims_that_go_on_failing_are_not_sent_again_at_once() {
-    let (store, calls, running) = in_full_swing().await;
+    // whoever is done has room, and says so
+    let (store, calls, running) = in_full_swing_of(milliseconds(2)).await;
     store.state().failing.insert("claim", ErrorKind::PermissionDenied);
     let n_before = store.n_calls("claim");
     sleep(seconds(20)).await;
