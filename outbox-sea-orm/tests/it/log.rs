@@ -530,7 +530,7 @@ mod groups {
         async fn insert_straight_into_a_partition_is_waited_for(log: &Log) {
             let txn = log.db.begin().await.expect("begin");
             let sql = format!(
-                "INSERT INTO {0}.log_default (seq, id, topic, payload) \
+                "INSERT INTO {0}.log_default (seq, id, topic, payload) OVERRIDING SYSTEM VALUE \
                  VALUES (nextval(pg_get_serial_sequence('{0}.log', 'seq')), gen_random_uuid(), 'a', '')",
                 log.schema
             );
