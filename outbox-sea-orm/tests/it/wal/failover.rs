@@ -1,7 +1,6 @@
 //! A standby that takes over from the server that has fed a group. Servers from local binaries.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use outbox_core::{
     ClaimRequest, Declaration, Error, ErrorKind, MessageId, Operations, Outcome, Repository, TableName,
