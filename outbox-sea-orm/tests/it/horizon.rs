@@ -96,14 +96,7 @@ struct World {
 
 impl World {
     async fn create() -> Option<Self> {
-        let server = match outbox_testkit::server::postgres().await {
-            Ok(server) => server,
-            Err(skipped) => {
-                assert!(!outbox_testkit::server::required("postgres"), "postgres is required: {skipped}");
-                eprintln!("skipped: horizon on postgres: {skipped}");
-                return None;
-            }
-        };
+        let server = crate::support::started(outbox_testkit::server::postgres().await, "postgres")?;
         Some(Self::at(server.url()).await)
     }
 
