@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use outbox_core::{Claim, ClaimRequest, Draft, MessageId, Outcome, Repository, Settlement, TableName};
 use outbox_sea_orm::{OutboxTable, ProcessedTable};
-use outbox_testkit::Skip;
 use outbox_testkit::proxy::Proxy;
 use outbox_testkit::secrets::{Sentinel, TOKEN};
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
@@ -120,16 +119,6 @@ fn mysql_options(options: &mut ConnectOptions, settings: &[(&str, &str)]) {
 
 fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
     settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-}
-
-/// What has started, or nothing and a skip of this test that the summary of the run counts.
-///
-/// # Panics
-/// When the run requires the backend.
-pub(crate) fn started<T>(started: Result<T, impl Into<Skip>>, backend: &str) -> Option<T> {
-    let thread = std::thread::current();
-    let report = |skip| Into::<Skip>::into(skip).report(backend, thread.name().unwrap_or("a test"));
-    started.map_err(report).ok()
 }
 
 pub(crate) fn sqlite_options(options: &mut ConnectOptions) {

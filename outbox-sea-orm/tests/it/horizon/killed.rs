@@ -187,9 +187,7 @@ async fn check(world: &World, acknowledged: &[Uuid], trace: &Trace) {
 fn group_loses_nothing_when_the_server_is_killed() {
     on_two_threads(async {
         let given = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-        let Some(server) = crate::support::started(private(Settings::for_tests()).await, "postgres") else {
-            return;
-        };
+        let Ok(server) = private(Settings::for_tests()).await else { return };
         let first = given("OUTBOX_TEST_SEED").unwrap_or_else(|| Uuid::new_v4().as_u128() as u64);
         for number in 0..given("OUTBOX_TEST_KILLS").unwrap_or(2) {
             survive(&server, first.wrapping_add(2 * number) | 1).await;
@@ -202,7 +200,7 @@ fn group_loses_nothing_when_the_server_is_killed() {
 fn numbers_that_were_never_stored_are_forgotten() {
     on_two_threads(async {
         let settings = Settings::for_tests().with("wal_writer_delay", "10s").with("autovacuum", "off");
-        let Some(server) = crate::support::started(private(settings).await, "postgres") else { return };
+        let Ok(server) = private(settings).await else { return };
         for _ in 0..10 {
             if let Some(n) = delivered_after_a_kill(&server).await {
                 assert_eq!(n, 11, "what committed late was passed over");

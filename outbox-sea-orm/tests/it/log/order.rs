@@ -233,7 +233,7 @@ fn check_order(entries: &[Entry], on_dead: OnDead) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_trail_of_a_log_shows_no_claim_out_of_order() {
-    let Some(h) = crate::support::started(Audited::start().await, "postgres") else { return };
+    let Ok(h) = Audited::start().await else { return };
     order_survives_any_interleaving(&h).await;
     let made = h.made.lock().expect("lock").clone();
     assert_eq!(made.len(), 2);
@@ -308,7 +308,7 @@ async fn settle_by_chance(group: &LogGroup, claimed: &[Claimed], ended: &Ended, 
 /// Many keys, of which most messages succeed: they come and go between the log and the group's own table.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_come_and_go_in_order() {
-    let Some(h) = crate::support::started(Audited::start().await, "postgres") else { return };
+    let Ok(h) = Audited::start().await else { return };
     let h = h.declared(Declaration::new().ordered(OnDead::Continue)).await;
     let ended = Ended::default();
     let seed = Uuid::new_v4().as_u64_pair().0;
@@ -452,7 +452,7 @@ macro_rules! on_ordered_logs {
         mod postgres {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let Some(log) = crate::support::started(super::Log::with(super::ordered()).await, "postgres") else { return };
+                let Ok(log) = super::Log::with(super::ordered()).await else { return };
                 super::$case(&log).await;
                 outbox_testkit::Harness::finish(log).await;
             })*

@@ -175,7 +175,7 @@ on_postgres!(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claim_outlives_a_crash_of_the_server_on_postgres() {
     let settings = Settings::for_tests().with("synchronous_commit", "on").with("wal_writer_delay", "10s");
-    let Some(server) = crate::support::started(private(settings).await, "postgres") else { return };
+    let Ok(server) = private(settings).await else { return };
     let site = Site::at(server.url(), &[]).await;
     let (log, group) = log(&site).await;
     enqueue(&log, sized(10, 10)).await;
