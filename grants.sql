@@ -38,7 +38,7 @@ GRANT SELECT, DELETE, UPDATE (processed_at) ON "inbox" TO outbox_admin;
 -- GRANT SELECT ON "log" TO outbox_dispatcher, outbox_admin;
 -- GRANT SELECT, UPDATE (position) ON "log_groups" TO outbox_dispatcher, outbox_admin;
 -- Of a group that is fed from the WAL, too; the login that reads the slot needs the attribute REPLICATION (ALTER ROLE), and no other right.
--- GRANT UPDATE (slot, fed_above, fed_upto, fed_lsn, fed_count) ON "log_groups" TO outbox_dispatcher, outbox_admin;
+-- GRANT UPDATE (slot, published, fed_above, fed_upto, fed_lsn, fed_count, fed_snapshot) ON "log_groups" TO outbox_dispatcher, outbox_admin;
 -- GRANT SELECT, INSERT, UPDATE, DELETE ON "log_ranges" TO outbox_dispatcher, outbox_admin;
 -- GRANT USAGE ON SEQUENCE "log_seq_seq" TO outbox_dispatcher, outbox_admin;
 -- GRANT SELECT, INSERT, UPDATE, DELETE ON "log_group_billing" TO outbox_dispatcher, outbox_admin;

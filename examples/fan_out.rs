@@ -5,11 +5,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use outbox_core::{Draft, HandlerResult, Message, TableName};
+use outbox_core::{Draft, HandlerResult, Message, Operations, TableName};
 use outbox_dispatcher::{Dispatcher, Router};
 use outbox_examples::AnyError;
 use outbox_sea_orm::{LogGroup, OutboxLog, Start, Subscription};
 use sea_orm::{ConnectionTrait, Database, DbBackend, TransactionTrait};
+
+const N_ORDERS: usize = 100;
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
@@ -22,18 +24,20 @@ async fn main() -> Result<(), AnyError> {
     let audit = log.register(Subscription::new("audit")).await?;
 
     let txn = db.begin().await?;
-    for order in 0..100 {
+    for order in 0..N_ORDERS {
         let drafts = [Draft::json("order.placed", &order)?, Draft::json("order.shipped", &order)?];
         log.enqueue_in(&txn, drafts).await?;
     }
     txn.commit().await?;
 
-    println!("billing had {} orders", deliver(billing, &["order.placed"]).await?);
-    println!("audit had {} events", deliver(audit, &["order.placed", "order.shipped"]).await?);
+    let n_billed = deliver(billing, &["order.placed"]).await?;
+    let n_audited = deliver(audit, &["order.placed", "order.shipped"]).await?;
 
     // a consumer that comes later may read what there is
     let search = log.register(Subscription::new("search").with_start(Start::Beginning)).await?;
-    println!("search had {} events", deliver(search, &["order.placed", "order.shipped"]).await?);
+    let n_found = deliver(search, &["order.placed", "order.shipped"]).await?;
+    println!("billing had {n_billed} orders, audit {n_audited} events, search {n_found}");
+    assert_eq!((n_billed, n_audited, n_found), (N_ORDERS, 2 * N_ORDERS, 2 * N_ORDERS));
     if db.get_database_backend() == DbBackend::Postgres {
         db.execute_unprepared(&format!("DROP SCHEMA {schema} CASCADE")).await?;
     }
@@ -50,7 +54,8 @@ async fn deliver(group: LogGroup, topics: &[&str]) -> Result<usize, AnyError> {
             Ok(())
         })
     });
-    let report = Dispatcher::new(group, router).drain_once().await?;
+    let report = Dispatcher::new(group.clone(), router).drain_once().await?;
     assert_eq!(report.n_done, n_handled.load(SeqCst) as u64);
+    assert!(group.stats().await?.topics.is_empty(), "something waits that the group does not want");
     Ok(n_handled.load(SeqCst))
 }

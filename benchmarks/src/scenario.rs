@@ -32,7 +32,7 @@ use crate::report::Line;
 use crate::site::{Kind, Site};
 
 /// Every scenario, in the order in which `all` runs them, and whether SQLite has it too unless asked for.
-pub(crate) const ALL: [(&str, bool); 40] = [
+pub(crate) const ALL: [(&str, bool); 43] = [
     ("enqueue_single", true),
     ("enqueue_batch", true),
     ("dedup_single", false),
@@ -63,9 +63,12 @@ pub(crate) const ALL: [(&str, bool); 40] = [
     ("log_drain", false),
     ("log_queue", true),
     ("log_wal", false),
-    ("log_enqueue", false),
+    ("log_enqueue", true),
+    ("log_ordered", true),
+    ("log_retries", true),
     ("log_groups", false),
     ("log_shared", false),
+    ("log_shared_waiting", false),
     ("log_foreign", false),
     ("log_snapshot", false),
     ("log_retained", false),
@@ -136,8 +139,11 @@ pub(crate) async fn run(name: &str, site: &Site, options: &Options) -> Result<Li
         "log_queue" => log_load::beside_queue(site, options).await,
         "log_wal" => log::wal(site, options).await,
         "log_enqueue" => log::enqueue(site, options).await,
+        "log_ordered" => log_load::ordered(site, options).await,
+        "log_retries" => retries::log(site, options).await,
         "log_groups" => log_load::groups(site, options).await,
         "log_shared" => log_load::shared(site, options).await,
+        "log_shared_waiting" => log_load::shared_waiting(site, options).await,
         "log_foreign" => log_load::foreign(site, options).await,
         "log_snapshot" => log_load::snapshot(site, options).await,
         "log_retained" => log_load::retained(site, options).await,

@@ -14,6 +14,7 @@ mod range;
 mod read;
 mod reader;
 mod register;
+mod sessions;
 mod settle;
 #[cfg(feature = "sqlite")]
 mod sqlite;

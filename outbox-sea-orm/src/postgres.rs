@@ -30,6 +30,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_WALK: i64 = 1_000;
 /// How long a new loop waits at the most until it walks for expired leases below a backlog.
 const FIRST_WALK: Duration = Duration::from_secs(5);
+/// The most sessions that are remembered: the last one is enough while it is there.
+const MAX_SESSIONS: usize = 16;
 /// The most parked rows that one claim makes ready at a time.
 const PROMOTE_LIMIT: i64 = 1_000;
 /// Claims, settlements and extensions at the same time; the wake-up's connection comes on top.
@@ -127,6 +129,8 @@ struct Marks {
     fast: Option<i64>,
     safe: i64,
     horizon: Horizon,
+    /// One of them is there as long as the server has not been another, and has not crashed.
+    sessions: Vec<String>,
     looked_at: Option<Instant>,
     whole_at: Option<Instant>,
     next_due: Option<Instant>,
@@ -150,6 +154,34 @@ impl Marks {
         let own = Self::new(table, request);
         let kept = request.claimer.as_ref().and_then(outbox_core::Claimer::take::<Self>);
         kept.filter(|kept| kept.table == own.table && kept.topics == own.topics).unwrap_or(own)
+    }
+
+    /// Learns the highest number, who may still add below it, and the session that has asked, from the column `at` of a row on.
+    /// Nothing is open below `safe`. Says false when it forgets what was remembered: another server may have answered, or
+    /// this one after a crash.
+    fn learn(&mut self, row: &QueryResult, at: usize, safe: i64) -> Result<bool> {
+        let (last, holders): (i64, Vec<String>) = (column(row, at)?, column(row, at + 1)?);
+        let (session, is_there): (String, bool) = (column(row, at + 2)?, column(row, at + 3)?);
+        let is_same = is_there || self.sessions.is_empty();
+        let holds = is_same && self.horizon.learn(last, holders.clone(), safe);
+        if !holds {
+            (self.fast, self.safe) = (None, 0);
+            self.horizon = Horizon::default();
+            self.front.forget();
+            let _ = self.horizon.learn(last, holders, 0);
+        }
+        if !self.sessions.contains(&session) {
+            if !is_same || self.sessions.len() >= MAX_SESSIONS {
+                self.sessions.clear();
+            }
+            self.sessions.push(session);
+        }
+        Ok(holds)
+    }
+
+    fn sessions(&self) -> Value {
+        let names = self.sessions.iter().map(|name| Value::from(name.as_str())).collect();
+        Value::Array(ArrayType::String, Some(Box::new(names)))
     }
 
     /// The mark of a claim that needs no look before it: usually `fast`, now and then `safe` when that is near.
@@ -292,8 +324,8 @@ impl Claiming<'_> {
     /// Claims whatever is claimable above `safe`, promoting what is due first.
     async fn take_all(&mut self) -> Result<()> {
         if self.marks.looked_at.is_none() && self.request.claimer.is_some() {
-            let row = self.row(&self.inner.postgres.sql.horizon, Vec::new()).await?;
-            self.marks.horizon.learn(column(&row, 0)?, column(&row, 1)?, 0);
+            let row = self.row(&self.inner.postgres.sql.horizon, vec![self.marks.sessions()]).await?;
+            self.marks.learn(&row, 0, 0)?;
         }
         let mut look = self.look().await?;
         while look.is_due {
@@ -397,18 +429,24 @@ impl Claiming<'_> {
         Ok(())
     }
 
+    /// Once more where the mark that it looked above is void.
     async fn look(&mut self) -> Result<Look> {
-        let row = self.row(&self.inner.sql.look, vec![self.marks.safe.into(), topics(self.request)]).await?;
-        let look = Look { lowest: column(&row, 0)?, is_due: column(&row, 1)?, n_expired: column(&row, 5)? };
+        let mark = self.marks.safe;
+        let look = self.look_above().await?;
+        if self.marks.safe < mark { self.look_above().await } else { Ok(look) }
+    }
+
+    async fn look_above(&mut self) -> Result<Look> {
+        let values = vec![self.marks.safe.into(), topics(self.request), self.marks.sessions()];
+        let row = self.row(&self.inner.sql.look, values).await?;
+        let look = Look { lowest: column(&row, 0)?, is_due: column(&row, 1)?, n_expired: column(&row, 7)? };
         let now = Instant::now();
         self.marks.looked(look.lowest, now);
         self.marks.next_due = micros(&row, 2)?.map(|due| now + due);
         if look.lowest.is_none() && self.request.recover {
-            self.marks.walked(look.n_expired, micros(&row, 6)?, self.request.lease, now);
+            self.marks.walked(look.n_expired, micros(&row, 8)?, self.request.lease, now);
         }
-        if !self.marks.horizon.learn(column(&row, 3)?, column(&row, 4)?, self.marks.safe) {
-            self.marks = Marks::new(self.table, self.request);
-        }
+        self.marks.learn(&row, 3, self.marks.safe)?;
         Ok(look)
     }
 

@@ -167,7 +167,7 @@ statements! {
 statements! {
     /// The statements of a group that is fed from the WAL.
     FeedSql of "log" in (postgres) {
-        log_feed_advance, log_feed_begin, log_feed_claim, log_feed_claim_aside, log_feed_end, log_feed_flush_lsn, log_feed_insert_lsn, log_feed_lag, log_feed_name, log_feed_publish, log_feed_slot, log_feed_start,
+        log_feed_advance, log_feed_begin, log_feed_claim, log_feed_claim_aside, log_feed_end, log_feed_flush_lsn, log_feed_lag, log_feed_mark, log_feed_name, log_feed_publish, log_feed_slot, log_feed_start,
         log_feed_state, log_feed_stop,
     }
 }

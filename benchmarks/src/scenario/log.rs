@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use outbox_core::{Draft, TableName};
+use outbox_core::{Declaration, Draft, OnDead, TableName};
 use outbox_dispatcher::{Config, Router, TracingObserver};
 use outbox_sea_orm::{LogGroup, OutboxLog, Start, Subscription, WalFeed};
 use sea_orm::sqlx::{PgConnection, query_as};
@@ -10,6 +10,7 @@ use sea_orm::{DatabaseConnection, TransactionTrait};
 use tokio::time::sleep;
 
 use super::heap_only::{BETWEEN_LOOKS, N_LOOKS};
+use super::ordered::{MANY, keyed};
 use crate::deliveries::Deliveries;
 use crate::error::Result;
 use crate::floor::{Floor, LogFloor};
@@ -27,14 +28,20 @@ pub(super) struct OurLog {
     log: OutboxLog,
     groups: Vec<LogGroup>,
     feed: Option<WalFeed>,
+    declared: Declaration,
 }
 
 impl OurLog {
     pub(super) async fn without_groups(site: &Site) -> Result<Self> {
+        Self::declared(site, Declaration::new()).await
+    }
+
+    async fn declared(site: &Site, declared: Declaration) -> Result<Self> {
         let ours = Ours::create(site).await?;
-        let log = OutboxLog::new(&ours.db, TableName::parse(&format!("{}.log", schema(&ours)))?);
+        let name = TableName::parse(&format!("{}.log", schema(&ours)))?;
+        let log = OutboxLog::new(&ours.db, name).declared(declared.clone());
         log.migrate().await?;
-        Ok(Self { ours, log, groups: Vec::new(), feed: None })
+        Ok(Self { ours, log, groups: Vec::new(), feed: None, declared })
     }
 
     pub(super) async fn with_groups(site: &Site, n_groups: usize) -> Result<Self> {
@@ -75,35 +82,44 @@ impl OurLog {
 
     /// A dispatcher for every group, each with what it knows of its own as in a process of its own.
     pub(super) fn start_each(&self, router: impl Fn() -> Router, config: &Config) -> Result<Vec<Live>> {
-        let start = |group: &LogGroup| {
-            let log = OutboxLog::new(&self.ours.db, self.log.name().clone());
-            let group = log.group(group.name())?;
-            let group = match &self.feed {
-                Some(feed) => group.with_feed(feed.clone()),
-                None => group,
-            };
-            start(group, router(), config.clone(), TracingObserver)
-        };
-        self.groups.iter().map(start).collect()
+        self.groups.iter().map(|group| self.start(group, router(), config.clone())).collect()
     }
 
-    /// Every group by so many dispatchers.
-    pub(super) async fn drain_by(&self, n_dispatchers: usize, n_messages: u64) -> Result<()> {
-        let (deliveries, mut live) = (Deliveries::default(), Vec::new());
+    pub(super) fn start_first(&self, router: Router, config: Config) -> Result<Live> {
+        self.start(&self.groups[0], router, config)
+    }
+
+    fn start(&self, group: &LogGroup, router: Router, config: Config) -> Result<Live> {
+        let log = OutboxLog::new(&self.ours.db, self.log.name().clone()).declared(self.declared.clone());
+        let group = log.group(group.name())?;
+        let group = match &self.feed {
+            Some(feed) => group.with_feed(feed.clone()),
+            None => group,
+        };
+        start(group, router, config, TracingObserver)
+    }
+
+    /// So many dispatchers for every group.
+    pub(super) fn start_by(&self, n_dispatchers: usize, deliveries: &Deliveries) -> Result<Vec<Live>> {
+        let mut live = Vec::new();
         for _ in 0..n_dispatchers {
-            live.extend(self.start_each(|| counting(&deliveries), &full_batches())?);
+            live.extend(self.start_each(|| counting(deliveries), &full_batches())?);
         }
-        let n_expected = n_messages * self.groups.len() as u64;
-        deliveries.reach(n_expected).await?;
-        let mut n_done = 0;
-        for live in live {
-            n_done += live.stop().await?.n_done;
-        }
-        if n_done == n_expected {
-            Ok(())
-        } else {
-            Err(format!("{n_done} of {n_expected} messages settled").into())
-        }
+        Ok(live)
+    }
+}
+
+/// Waits until dispatchers have settled so many messages, and stops them.
+pub(super) async fn finish(live: Vec<Live>, deliveries: &Deliveries, n_messages: u64) -> Result<()> {
+    deliveries.reach(n_messages).await?;
+    let mut n_done = 0;
+    for live in live {
+        n_done += live.stop().await?.n_done;
+    }
+    if n_done == n_messages {
+        Ok(())
+    } else {
+        Err(format!("{n_done} of {n_messages} messages settled").into())
     }
 }
 
@@ -130,7 +146,9 @@ impl Side for OurLog {
     }
 
     async fn drain(&self, n_messages: u64) -> Result<()> {
-        self.drain_by(1, n_messages).await
+        let deliveries = Deliveries::default();
+        let live = self.start_by(1, &deliveries)?;
+        finish(live, &deliveries, n_messages * self.groups.len() as u64).await
     }
 
     fn file(&self) -> Option<&Path> {
@@ -147,8 +165,40 @@ impl Side for OurLog {
     }
 }
 
+/// An ordered log whose messages have 10,000 keys.
+pub(super) struct OrderedLog(OurLog);
+
+impl Side for OrderedLog {
+    async fn create(site: &Site) -> Result<Self> {
+        let mut side = OurLog::declared(site, Declaration::new().ordered(OnDead::Block)).await?;
+        side.register(Subscription::new("bench").with_start(Start::Beginning)).await?;
+        Ok(Self(side))
+    }
+
+    async fn enqueue_batches(&self, batches: Vec<Vec<Draft>>) -> Result<()> {
+        let keyed = |batch: Vec<Draft>| batch.into_iter().map(|draft| keyed(draft, MANY)).collect();
+        self.0.enqueue_batches(batches.into_iter().map(keyed).collect()).await
+    }
+
+    async fn enqueue_singles(&self, parts: Vec<Vec<Draft>>) -> Result<()> {
+        self.0.enqueue_singles(parts).await
+    }
+
+    async fn drain(&self, n_messages: u64) -> Result<()> {
+        self.0.drain(n_messages).await
+    }
+
+    fn file(&self) -> Option<&Path> {
+        self.0.file()
+    }
+
+    async fn remove(self) -> Result<()> {
+        self.0.remove().await
+    }
+}
+
 pub(crate) async fn drain(site: &Site, options: &Options) -> Result<Line> {
-    let n_messages = options.n_messages(200_000);
+    let n_messages = options.n_messages(1_000_000);
     let mut queue = Rounds::default();
     let (floor, ours) = interleave(
         site,

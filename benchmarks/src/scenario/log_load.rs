@@ -7,8 +7,9 @@ use sea_orm::ConnectionTrait;
 use sea_orm::sqlx::{PgConnection, raw_sql};
 
 use super::held_snapshot::Snapshot;
-use super::log::OurLog;
-use crate::error::{Error, Result};
+use super::log::{OrderedLog, OurLog, finish};
+use crate::deliveries::Deliveries;
+use crate::error::Result;
 use crate::load::{BATCH, TOPIC, batches};
 use crate::meter::{Meter, Rounds, Usage};
 use crate::options::Options;
@@ -25,7 +26,7 @@ async fn compared(
     mut one: impl AsyncFnMut(u64, Round) -> Result<Usage>,
     mut other: impl AsyncFnMut(u64, Round) -> Result<Usage>,
 ) -> Result<(Line, Rounds, Rounds)> {
-    let n_messages = options.n_messages(200_000);
+    let n_messages = options.n_messages(500_000);
     let (one, other) = interleave(
         site,
         options.n_rounds,
@@ -51,6 +52,19 @@ pub(crate) async fn beside_queue(site: &Site, options: &Options) -> Result<Line>
     )
     .await?;
     Ok(line.figure("rate / rate of the queue", log.ratio_to(&queue)))
+}
+
+/// A log that keeps the order of 10,000 keys, and one that does not.
+pub(crate) async fn ordered(site: &Site, options: &Options) -> Result<Line> {
+    let (line, plain, ordered) = compared(
+        "log_ordered",
+        site,
+        options,
+        async |n_messages, round| drained::<OurLog>(site, n_messages, round).await,
+        async |n_messages, round| drained::<OrderedLog>(site, n_messages, round).await,
+    )
+    .await?;
+    Ok(line.figure("ordered / unordered rate", ordered.ratio_to(&plain)))
 }
 
 /// Three groups read what one reads.
@@ -183,50 +197,60 @@ async fn retaining(site: &Site, n_rows: u64) -> Result<OurLog> {
 
 /// Four dispatchers of a group, beside one and beside four that share nothing: what this machine can do at the most.
 pub(crate) async fn shared(site: &Site, options: &Options) -> Result<Line> {
-    let mut apart = Rounds::default();
-    let (line, one, four) = compared(
-        "log_shared",
-        site,
-        options,
-        async |n_messages, round| {
-            apart.push(drained_apart(site, n_messages).await?);
-            drained::<OurLog>(site, n_messages, round).await
-        },
-        async |n_messages, _round| drained_by_four(site, n_messages).await,
-    )
-    .await?;
-    Ok(line
+    share(site, options, "log_shared", 1.2).await
+}
+
+/// The same where a commit waits five milliseconds more, as for a standby in another zone, so that waits and not cores decide.
+pub(crate) async fn shared_waiting(site: &Site, options: &Options) -> Result<Line> {
+    site.postgres()?.commit_delay(Duration::from_millis(5)).await?;
+    let line = share(site, options, "log_shared_waiting", 1.6).await;
+    site.postgres()?.commit_delay(Duration::ZERO).await?;
+    line
+}
+
+async fn share(site: &Site, options: &Options, scenario: &str, wanted: f64) -> Result<Line> {
+    let n_messages = options.n_messages(1_000_000);
+    let [mut one, mut four, mut apart] = <[Rounds; 3]>::default();
+    for _ in 0..options.n_rounds {
+        one.push(drained_under_way(site, 1, 1, n_messages).await?);
+        four.push(drained_under_way(site, 1, 4, n_messages).await?);
+        apart.push(drained_under_way(site, 4, 1, n_messages).await?);
+    }
+    Ok(Line::new(scenario, site.kind())
+        .with("messages", n_messages)
+        .with("one", one.json())
+        .with("four", four.json())
         .with("apart", apart.json())
         .figure("apart / one", apart.ratio_to(&one))
-        .gate("rate / rate of one", four.ratio_to(&one), Bound::AtLeast(1.2))
+        .gate("rate / rate of one", four.ratio_to(&one), Bound::AtLeast(wanted))
         .gate("rate / rate of four logs", four.ratio_to(&apart), Bound::AtLeast(0.9)))
 }
 
-async fn drained_by_four(site: &Site, n_messages: u64) -> Result<Usage> {
-    let side = OurLog::create(site).await?;
-    fill(&side, n_messages).await?;
-    site.rest().await?;
-    let meter = Meter::start(site, None, false).await?;
-    side.drain_by(4, n_messages).await?;
-    let usage = meter.stop(n_messages).await?;
-    side.remove().await?;
-    Ok(usage)
-}
-
-/// Each of four dispatchers has a quarter of the messages in a log of its own.
-async fn drained_apart(site: &Site, n_messages: u64) -> Result<Usage> {
-    let n_each = n_messages / 4;
-    let create = async || {
+/// So many logs, each drained by so many dispatchers. Measured from the tenth part on: connecting is not what is compared.
+async fn drained_under_way(
+    site: &Site,
+    n_logs: usize,
+    n_dispatchers: usize,
+    n_messages: u64,
+) -> Result<Usage> {
+    let n_each = n_messages / n_logs as u64;
+    let mut sides = Vec::new();
+    for _ in 0..n_logs {
         let side = OurLog::create(site).await?;
         fill(&side, n_each).await?;
-        Ok::<_, Error>(side)
-    };
-    let sides = [create().await?, create().await?, create().await?, create().await?];
+        sides.push(side);
+    }
     site.rest().await?;
+    let (deliveries, mut live) = (Deliveries::default(), Vec::new());
+    for side in &sides {
+        live.extend(side.start_by(n_dispatchers, &deliveries)?);
+    }
+    deliveries.reach(n_messages / 10).await?;
     let meter = Meter::start(site, None, false).await?;
-    let [one, two, three, four] = sides.each_ref().map(|side| side.drain(n_each));
-    tokio::try_join!(one, two, three, four)?;
-    let usage = meter.stop(4 * n_each).await?;
+    let n_before = deliveries.n();
+    let n_messages = n_each * n_logs as u64;
+    finish(live, &deliveries, n_messages).await?;
+    let usage = meter.stop(n_messages - n_before).await?;
     for side in sides {
         side.remove().await?;
     }

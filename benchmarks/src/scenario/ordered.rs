@@ -15,7 +15,7 @@ use crate::report::{Bound, Line};
 use crate::side::{drained, interleave};
 use crate::site::{Kind, Site};
 
-const MANY: u64 = 10_000;
+pub(super) const MANY: u64 = 10_000;
 
 /// An ordered table whose messages have so many keys.
 struct Ordered<const N_KEYS: u64>;
@@ -25,11 +25,15 @@ impl<const N_KEYS: u64> Variation for Ordered<N_KEYS> {
         table.ordered(OnDead::Block)
     }
 
-    /// One of the keys, by chance but the same in each run.
     fn change(_: usize, draft: Draft) -> Draft {
-        let number = draft.id.as_u128() as u64;
-        draft.key(scramble(number) % N_KEYS)
+        keyed(draft, N_KEYS)
     }
+}
+
+/// With one of so many keys, by chance but the same in each run.
+pub(super) fn keyed(draft: Draft, n_keys: u64) -> Draft {
+    let number = draft.id.as_u128() as u64;
+    draft.key(scramble(number) % n_keys)
 }
 
 /// The drain rate over 10,000 keys against that of a table without order.

@@ -1,6 +1,7 @@
 //! The server: `OUTBOX_BENCH_POSTGRES_URL`, which must belong to the benchmark alone, or a private one.
 
 use std::env;
+use std::time::Duration;
 
 use outbox_testkit::server::{Engine, Server, Settings};
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
@@ -132,11 +133,20 @@ impl PostgresSite {
 
     /// Turns full-page images on or off; they depend on when the last checkpoint was, not on the statements.
     pub(crate) async fn full_page_writes(&self, on: bool) -> Result<()> {
-        let value = if on { "on" } else { "off" };
-        let alter = format!("ALTER SYSTEM SET full_page_writes = {value}");
+        self.set("full_page_writes", if on { "on" } else { "off" }).await
+    }
+
+    /// Makes commits that wait for the disk wait this much longer.
+    pub(crate) async fn commit_delay(&self, delay: Duration) -> Result<()> {
+        self.set("commit_siblings", if delay.is_zero() { "5" } else { "0" }).await?;
+        self.set("commit_delay", &delay.as_micros().to_string()).await
+    }
+
+    async fn set(&self, name: &str, value: &str) -> Result<()> {
+        let alter = format!("ALTER SYSTEM SET {name} = {value}");
         query(AssertSqlSafe(alter)).execute(&self.admin).await?;
         query("SELECT pg_reload_conf()").execute(&self.admin).await?;
-        self.wait_for_setting("full_page_writes", value).await
+        self.wait_for_setting(name, value).await
     }
 
     async fn wait_for_setting(&self, name: &str, value: &str) -> Result<()> {
@@ -148,7 +158,7 @@ impl PostgresSite {
                 // the checkpointer, not a session, tells everybody about it
                 return self.checkpoint().await;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Err(format!("{name} did not become {value}").into())
     }
@@ -214,6 +224,7 @@ fn settings(wal_level: &str) -> Settings {
         .with("fsync", "on")
         .with("synchronous_commit", "on")
         .with("wal_level", wal_level)
+        .with("shared_buffers", "1GB")
         .with("max_wal_size", "4GB")
         .with("max_connections", "100")
         .with("logging_collector", "on")

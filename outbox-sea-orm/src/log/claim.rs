@@ -7,8 +7,6 @@ use sea_orm::sea_query::Values;
 use sea_orm::{QueryResult, Value};
 
 use super::LogGroup;
-#[cfg(feature = "postgres")]
-use super::reader::MAX_SESSIONS;
 use super::reader::{Poll, Reader};
 use crate::dialect::Dialect;
 use crate::row::{ClaimedRow, Readable, column, from_duration};
@@ -283,7 +281,7 @@ impl<'a> Claiming<'a> {
             return Err(standby(self.group));
         };
         if is_fed && !self.group.has_feed() {
-            reader.forget();
+            reader.read_again();
             return Err(fed(self.group));
         }
         self.look_in = reader.look_in(now);
@@ -297,7 +295,7 @@ impl<'a> Claiming<'a> {
             Dialect::Postgres => {
                 let taken = super::postgres::take(self, unread, n_examined, limit).await?;
                 self.n_met += usize::from(taken.is_none());
-                if self.n_met > 2 * MAX_SESSIONS { Err(forgetful(self.group)) } else { Ok(taken) }
+                if self.n_met > 2 * super::sessions::MAX { Err(forgetful(self.group)) } else { Ok(taken) }
             }
             #[cfg(feature = "sqlite")]
             Dialect::Sqlite => {

@@ -247,8 +247,7 @@ impl Reading {
         }
         let (stage, opened) = open::open(group, feed).await?;
         if matches!(stage, Stage::Polled) {
-            // what was examined was cut off where the feed began
-            group.reader.lock().await.forget();
+            group.reader.lock().await.read_again();
         }
         self.open = opened;
         self.known = match stage {

@@ -10,7 +10,9 @@ use super::LogGroup;
 
 impl Operations for LogGroup {
     /// What is in the group's own table, and in the log behind what the group has read; who keeps it from reading on, and, with the
-    /// cargo feature `wal`, how far its replication slot is behind.
+    /// cargo feature `wal`, how far its replication slot is behind. What a group that is fed from the WAL has delivered past a transaction that
+    /// stays open is left out up to 2 s late, or as late as it takes to deliver what had been committed when the
+    /// feed looked.
     async fn stats(&self) -> Result<Stats> {
         #[cfg(feature = "wal")]
         super::feed::settle_position(self).await?;

@@ -1,16 +1,10 @@
 //! How far the log may be read: docs/decisions/071.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::sessions::Sessions;
 use crate::horizon::Horizon;
 
-/// Where more sessions than these are known, those that were met long ago are forgotten: most of them are gone.
-const MANY_SESSIONS: usize = 64;
-const LONG_AGO: Duration = Duration::from_secs(30 * 60);
-/// The most sessions whose names are remembered. A pool uses its connections in turn, so where it has more of them, each is always
-/// a new one, and nothing is ever read.
-pub(super) const MAX_SESSIONS: usize = 1_024;
 /// How soon and how late a reader looks again while an open transaction holds it back.
 const SOON: Duration = Duration::from_millis(2);
 const LATE: Duration = Duration::from_millis(500);
@@ -19,8 +13,7 @@ const LATE: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub(super) struct Reader {
     horizon: Horizon,
-    /// And when they were met.
-    sessions: HashMap<String, Instant>,
+    sessions: Sessions,
     /// Everything up to here has been examined by some dispatcher of the group.
     read_to: i64,
     held_since: Option<Instant>,
@@ -50,9 +43,7 @@ impl Reader {
 
     pub(super) fn learn(&mut self, poll: Poll, now: Instant) {
         let is_held = !poll.holders.is_empty();
-        if !self.sessions.contains_key(&poll.session) {
-            self.meet(poll.session, now);
-        }
+        self.meet(poll.session, now);
         let at = self.horizon.at;
         if !self.horizon.learn(poll.last, poll.holders.clone(), at) {
             self.forget();
@@ -66,25 +57,24 @@ impl Reader {
     /// The sessions for which the horizon holds.
     #[cfg(feature = "postgres")]
     pub(super) fn sessions(&self) -> Vec<String> {
-        self.sessions.keys().cloned().collect()
+        self.sessions.names()
     }
 
-    /// A session that nobody knows: the server may have crashed, or another one taken over, since the others were seen, and then it
-    /// hands out again numbers that were handed out before.
+    /// In a session that nobody knows nothing is known any more.
     pub(super) fn meet(&mut self, session: String, now: Instant) {
-        if self.sessions.len() >= MANY_SESSIONS {
-            self.sessions.retain(|_, met_at| now.duration_since(*met_at) < LONG_AGO);
+        if self.sessions.meet(session, now) {
+            self.forget();
         }
-        if self.sessions.len() >= MAX_SESSIONS {
-            self.sessions.clear();
-        }
-        self.sessions.insert(session, now);
-        self.forget();
     }
 
     /// Knows nothing any more.
     pub(super) fn forget(&mut self) {
         self.horizon = Horizon::default();
+        self.read_to = 0;
+    }
+
+    /// A feed has begun or ended: what was examined ended where it began. How far the log may be read stands.
+    pub(super) fn read_again(&mut self) {
         self.read_to = 0;
     }
 
@@ -144,21 +134,6 @@ mod tests {
             is_known && reader.unread() == Some(10)
         });
         assert!(is_read);
-    }
-
-    #[test]
-    fn sessions_that_are_gone_are_forgotten() {
-        let (mut reader, now) = (Reader::default(), Instant::now());
-        for n in 0..2 * MANY_SESSIONS {
-            reader.meet(format!("session {n}"), now);
-        }
-        assert_eq!(reader.sessions().len(), 2 * MANY_SESSIONS);
-        reader.meet("new".to_owned(), now + LONG_AGO);
-        assert_eq!(reader.sessions(), ["new"]);
-        for n in 0..2 * MAX_SESSIONS {
-            reader.meet(format!("session {n}"), now + LONG_AGO);
-        }
-        assert!(reader.sessions().len() <= MAX_SESSIONS);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use outbox_core::Result;
 use sea_orm::QueryResult;
 use uuid::Uuid;
 
-use super::{Claiming, LOOK_INTERVAL, Marks, PROMOTE_LIMIT, Rest, micros};
+use super::{Claiming, LOOK_INTERVAL, PROMOTE_LIMIT, Rest, micros};
 use crate::repository::Ordered;
 use crate::row::{ClaimedRow, column};
 use crate::turns::{keyless_share, reached_key};
@@ -60,6 +60,11 @@ impl Front {
         if longest * FAIR_PART > limit || below.has_held && self.is_walk_due() {
             self.n_walks = self.n_walks.max(1);
         }
+    }
+
+    /// Forgets all but when it looked.
+    pub(super) fn forget(&mut self) {
+        *self = Self { looked_at: self.looked_at, ..Self::default() };
     }
 
     fn is_walk_due(&self) -> bool {
@@ -180,13 +185,8 @@ impl Claiming<'_> {
             return Ok(true);
         }
         front.looked_at = Some(now);
-        let row = self.row(&self.inner.postgres.sql.horizon, Vec::new()).await?;
-        let (last, floor) = (column(&row, 0)?, self.marks.front.floor);
-        let is_good = self.marks.horizon.learn(last, column(&row, 1)?, floor);
-        if !is_good {
-            self.marks = Marks::new(self.table, self.request);
-        }
-        Ok(is_good)
+        let row = self.row(&self.inner.postgres.sql.horizon, vec![self.marks.sessions()]).await?;
+        self.marks.learn(&row, 0, self.marks.front.floor)
     }
 
     async fn turn(&mut self, ordered: &Ordered) -> Result<()> {

@@ -1,12 +1,13 @@
 //! The log: the suite on one group, and what only groups have.
 
 mod backlog;
+mod killed;
 mod migrated;
 mod order;
 mod parts;
 mod promoted;
 mod ranges;
-mod restored;
+pub(crate) mod restored;
 mod rights;
 mod sqlite;
 mod watched;
@@ -524,6 +525,31 @@ mod groups {
             assert_eq!(found(LEASE).await, [], "not for so long");
             txn.commit().await.expect("commit");
             assert_eq!(held_back().await, None);
+            assert_eq!(drain(&log.group).await.len(), 3);
+        }
+
+        async fn prepared_transaction_that_holds_a_reader_back_is_named(log: &Log) {
+            let gid = &log.schema;
+            enqueue(log, vec![on("a")]).await;
+            assert_eq!(drain(&log.group).await.len(), 1);
+            let txn = log.db.begin().await.expect("begin");
+            log.log.enqueue_in(&txn, [on("a")]).await.expect("enqueue");
+            txn.execute_unprepared(&format!("PREPARE TRANSACTION '{gid}'")).await.expect("prepare");
+            txn.rollback().await.expect("it is the server's now");
+            enqueue(log, vec![on("b"), on("b")]).await;
+            assert!(drain(&log.group).await.is_empty(), "it is behind an open transaction");
+            let blocker = log.group.stats().await.expect("stats").held_back.expect("the transaction");
+            let found = log.group.doctor(Duration::ZERO).await.expect("doctor");
+            log.execute(&format!("COMMIT PREPARED '{gid}'")).await;
+            let name = format!("prepared transaction {gid} of ");
+            assert!(blocker.n_numbers == 3 && blocker.by.starts_with(&name), "{blocker:?}");
+            assert!(blocker.open_for > Duration::ZERO && blocker.open_for < LEASE, "{blocker:?}");
+            let is_named = |finding: &&outbox_core::Finding| {
+                finding.symptom == Symptom::OpenTransaction && finding.what.starts_with(&name)
+            };
+            let finding = found.iter().find(is_named).unwrap_or_else(|| panic!("{found:?}"));
+            assert!(finding.what.contains("up to 3 messages"), "{finding:?}");
+            assert_eq!(log.group.stats().await.expect("stats").held_back, None);
             assert_eq!(drain(&log.group).await.len(), 3);
         }
 

@@ -3,6 +3,7 @@
 mod conformance;
 mod dedup;
 mod doctor;
+mod failover;
 mod fair;
 mod faults;
 mod harness;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Claimed, Claimer, Draft, ErrorKind, Fairness, OnDead, Operations, Outcome,
-    Repository, Settled, Settlement,
+    Claim, ClaimRequest, Claimed, Claimer, Declaration, Draft, ErrorKind, Fairness, OnDead, Operations,
+    Outcome, Repository, Settled, Settlement,
 };
 use outbox_sea_orm::OutboxTable;
 use sea_orm::{ConnectionTrait, TransactionTrait};
@@ -486,6 +486,51 @@ async fn a_backlog_of_a_lane_costs_a_claim_nothing(site: &Site, log: &Log) {
 async fn a_backlog_of_a_lane_costs_a_claim_nothing_on_postgres() {
     run_logged("plans::a_backlog_of_a_lane_costs_a_claim_nothing_on_postgres", async |site, log| {
         a_backlog_of_a_lane_costs_a_claim_nothing(site, log).await;
+    })
+    .await;
+}
+
+/// The plan was made when there was nothing, and the server knew.
+async fn settling_reads_what_it_settles(site: &Site, log: &Log, declared: Declaration) {
+    let db = site.connect(Pool { settings: EXPLAIN, ..Pool::of(2) }).await;
+    let outbox = OutboxTable::new(&db, site.name("declared")).declared(declared);
+    outbox.migrate().await.expect("migrate");
+    let table = site.sql_name("declared");
+    site.execute(&format!("ALTER TABLE {table} SET (autovacuum_enabled = off)")).await;
+    let deliver = async |n: usize| {
+        site.execute(&format!(
+            "INSERT INTO {table} (id, topic, key, payload)
+             SELECT gen_random_uuid(), 't', n * 7919 % 5000, convert_to(repeat('x', 200), 'UTF8') FROM generate_series(1, {n}) AS n"
+        ))
+        .await;
+        let claim = outbox.claim(request(100)).await.expect("claim");
+        assert_eq!(claim.messages.len(), n.min(100));
+        settle_all(&outbox, &claim, Outcome::Done).await;
+    };
+    deliver(1).await;
+    site.execute(&format!("VACUUM ANALYZE {table}")).await;
+    deliver(1).await;
+    log.take();
+    deliver(20_000).await;
+    let plans: Vec<_> =
+        log.take().split("sqlx::postgres::notice: duration: ").skip(1).map(str::to_owned).collect();
+    let text = plans.iter().find(|text| text.contains("WITH done AS")).expect("the plan of the settlement");
+    let plan = Plan { text: text.clone() };
+    assert!(plan.n_pages() < 2_500, "{} pages in\n{text}", plan.n_pages());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settling_on_an_ordered_table_reads_what_it_settles_on_postgres() {
+    run_logged("plans::settling_on_an_ordered_table_reads_what_it_settles_on_postgres", async |site, log| {
+        settling_reads_what_it_settles(site, log, Declaration::new().ordered(OnDead::Block)).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settling_on_a_fair_table_reads_what_it_settles_on_postgres() {
+    run_logged("plans::settling_on_a_fair_table_reads_what_it_settles_on_postgres", async |site, log| {
+        settling_reads_what_it_settles(site, log, Declaration::new().fair(Fairness::Key)).await;
     })
     .await;
 }

@@ -529,7 +529,7 @@ pub(crate) async fn run_in_own_database(test: impl AsyncFnOnce(&DatabaseConnecti
     database.drop().await;
 }
 
-/// A database of its own on the shared server.
+/// A database of its own on a server, the shared one if no other is named.
 pub(crate) struct OwnDatabase {
     server: &'static str,
     name: String,
@@ -537,11 +537,14 @@ pub(crate) struct OwnDatabase {
 
 impl OwnDatabase {
     pub(crate) async fn create() -> Option<Self> {
-        let server = outbox_testkit::server::postgres().await.ok()?.url();
+        Some(Self::on(outbox_testkit::server::postgres().await.ok()?.url()).await)
+    }
+
+    pub(crate) async fn on(server: &'static str) -> Self {
         let name = format!("t_{}", Uuid::new_v4().simple());
         let own = Self { server, name };
         own.administer(&format!("CREATE DATABASE {}", own.name)).await;
-        Some(own)
+        own
     }
 
     pub(crate) fn name(&self) -> &str {

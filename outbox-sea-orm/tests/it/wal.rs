@@ -2,8 +2,10 @@
 
 mod crashes;
 mod delivery;
+mod dispatched;
 mod failover;
 mod faults;
+mod restored;
 mod slot;
 mod switch;
 mod tls;

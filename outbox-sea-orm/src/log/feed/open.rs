@@ -84,6 +84,12 @@ struct Mark {
     lsn: Lsn,
 }
 
+/// A snapshot in which only what is behind the group is visible once all that was committed before `lsn` is.
+struct Seen {
+    snapshot: String,
+    lsn: Lsn,
+}
+
 /// The slot, and what has arrived from it.
 pub(super) struct Open {
     pub(super) slot: String,
@@ -100,6 +106,7 @@ pub(super) struct Open {
     /// The group's position does not say all that is behind it.
     pub(super) is_unmarked: bool,
     mark: Option<Mark>,
+    seen: Option<Seen>,
     advanced_at: Instant,
 }
 
@@ -140,6 +147,7 @@ async fn try_open(group: &LogGroup, feed: &Feed) -> Result<(Stage, Option<Open>)
         is_unconfirmed: false,
         is_unmarked: true,
         mark: None,
+        seen: None,
         advanced_at: Instant::now(),
     };
     Ok((Stage::Open, Some(open)))
@@ -197,8 +205,8 @@ impl Open {
 
     /// Says whether there is to be a claim soon although nothing arrives.
     pub(super) fn set_due(&self) {
-        let is_moving =
-            self.is_unconfirmed || self.is_unmarked || self.mark.is_some() || self.wants.upto.is_some();
+        let is_marked = self.mark.is_some() || self.seen.is_some();
+        let is_moving = self.is_unconfirmed || self.is_unmarked || is_marked || self.wants.upto.is_some();
         self.buffer.set_due(is_moving);
     }
 
@@ -216,7 +224,7 @@ impl Open {
         }
         let lsn = match *place {
             Some(lsn) => lsn,
-            None => self.place(group, &feed.sql.log_feed_flush_lsn).await?,
+            None => lsn(&self.ask(group, &feed.sql.log_feed_flush_lsn).await?, 0)?,
         };
         *place = Some(lsn);
         self.buffer.wait_for(lsn, n, MAX_WAIT).await;
@@ -225,14 +233,25 @@ impl Open {
 
     /// Moves the position by number as far as it is known, for whoever counts what is behind it.
     pub(super) async fn settle_position(&mut self, group: &LogGroup, feed: &Feed) -> Result<()> {
+        // of an older mark, which a backlog may have kept until now
+        let before = self.snapshot();
         self.mark(group, feed).await?;
         if let Some(mark) = &self.mark {
             self.buffer.wait_for(mark.lsn, usize::MAX, MAX_WAIT).await;
         }
-        if let Some(number) = self.ripe() {
-            self.confirm(group, feed, Some(number)).await?;
+        self.pass();
+        let (ripe, snapshot) = (self.ripe(), self.snapshot().or(before));
+        if ripe.is_some() || snapshot.is_some() {
+            self.confirm(group, feed, ripe, snapshot).await?;
         }
         Ok(())
+    }
+
+    /// Goes on behind what was passed over.
+    fn pass(&mut self) {
+        if let Some(behind) = self.buffer.behind_all() {
+            self.done = self.done.max(behind);
+        }
     }
 
     /// What the mark says, once all that it stands for has arrived. What of that is not claimed is in the buffer.
@@ -243,9 +262,15 @@ impl Open {
         Some(lowest.map_or(mark.number, |lowest| mark.number.min(lowest - 1)))
     }
 
-    async fn place(&self, group: &LogGroup, sql: &str) -> Result<Lsn> {
+    /// The snapshot in which only what is behind the group is visible, where that is another one by now.
+    fn snapshot(&mut self) -> Option<String> {
+        let done = self.done.lsn;
+        self.seen.take_if(|seen| done >= seen.lsn).map(|seen| seen.snapshot)
+    }
+
+    async fn ask(&self, group: &LogGroup, sql: &str) -> Result<QueryResult> {
         let rows = group.log.table.query("claim", group.log.table.hot()?, sql, Values(Vec::new())).await?;
-        lsn(rows.first().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))?, 0)
+        rows.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))
     }
 
     /// Now and then makes durable what was passed over, confirms to the server what it need not send again, and moves the position
@@ -258,13 +283,12 @@ impl Open {
         if !self.is_current(group, feed).await? {
             return Ok(false);
         }
-        if let Some(behind) = self.buffer.behind_all() {
-            self.done = self.done.max(behind);
-        }
-        let ripe = self.ripe();
+        self.pass();
+        let (ripe, snapshot) = (self.ripe(), self.snapshot());
         let n_foreign = self.done.lsn.as_u64().saturating_sub(self.at.lsn.as_u64());
-        if (ripe.is_some() || self.is_unconfirmed || n_foreign >= MAX_UNCONFIRMED)
-            && !self.confirm(group, feed, ripe).await?
+        let is_ripe = ripe.is_some() || snapshot.is_some();
+        if (is_ripe || self.is_unconfirmed || n_foreign >= MAX_UNCONFIRMED)
+            && !self.confirm(group, feed, ripe, snapshot).await?
         {
             return Ok(false);
         }
@@ -292,7 +316,13 @@ impl Open {
     }
 
     /// Whatever committed before this statement is on the disk after it, however little claims wait for that.
-    async fn confirm(&mut self, group: &LogGroup, feed: &Feed, number: Option<i64>) -> Result<bool> {
+    async fn confirm(
+        &mut self,
+        group: &LogGroup,
+        feed: &Feed,
+        number: Option<i64>,
+        snapshot: Option<String>,
+    ) -> Result<bool> {
         let [from, to] = [self.at, self.done].map(|position| (position.lsn.to_string(), position.n));
         let values = vec![
             group.name().into(),
@@ -302,6 +332,7 @@ impl Open {
             to.0.into(),
             to.1.into(),
             number.into(),
+            snapshot.into(),
         ];
         self.is_uncertain = true;
         let n = self.execute(group, &feed.sql.log_feed_advance, values).await?;
@@ -321,8 +352,11 @@ impl Open {
         poll(group, &mut reader).await?.ok_or_else(|| standby(group))?;
         let (number, is_held) = (reader.horizon(), reader.n_held() > 0);
         drop(reader);
-        let lsn = self.place(group, &feed.sql.log_feed_insert_lsn).await?;
+        let row = self.ask(group, &feed.sql.log_feed_mark).await?;
+        let (lsn, snapshot) = (lsn(&row, 0)?, column(&row, 1)?);
         self.mark = Some(Mark { number, lsn });
+        // an older one is ripe sooner
+        self.seen.get_or_insert(Seen { snapshot, lsn });
         self.is_unmarked = is_held;
         Ok(())
     }

@@ -16,8 +16,8 @@ use super::rows::Columns;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the server hears of us: more often than any usable `wal_sender_timeout`.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Events that are read ahead of the buffer.
-const READ_AHEAD: usize = 256;
+/// Events that are read ahead of the buffer, of whatever size.
+const READ_AHEAD: usize = 16;
 
 /// A server that is being stopped waits until all that it has sent is confirmed, which is not what a feed does, and asks for it
 /// whenever it was answered; otherwise it asks twice in a `wal_sender_timeout`.

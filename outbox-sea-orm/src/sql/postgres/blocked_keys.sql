@@ -4,12 +4,12 @@
 -- A walk from key to key over outbox_keys and outbox_held.
 WITH RECURSIVE visited (key, n) AS (
   SELECT (SELECT min(key)
-     FROM (SELECT key FROM (SELECT key FROM "outbox" WHERE state = 0 AND key >= $1 ORDER BY key, seq LIMIT 1) AS live
+     FROM (SELECT key FROM (SELECT key FROM "outbox" WHERE state = 0 AND seq > 0 AND key >= $1 ORDER BY key, seq LIMIT 1) AS live
             UNION ALL
            SELECT key FROM (SELECT key FROM "outbox" WHERE key IS NOT NULL AND (state IN (1, 2) OR state = 0 AND available_at IS NOT NULL) AND key >= $1 ORDER BY key, state, seq LIMIT 1) AS held) AS k), 1
    UNION ALL
   SELECT (SELECT min(key)
-     FROM (SELECT key FROM (SELECT key FROM "outbox" WHERE state = 0 AND key > v.key ORDER BY key, seq LIMIT 1) AS live
+     FROM (SELECT key FROM (SELECT key FROM "outbox" WHERE state = 0 AND seq > 0 AND key > v.key ORDER BY key, seq LIMIT 1) AS live
             UNION ALL
            SELECT key FROM (SELECT key FROM "outbox" WHERE key IS NOT NULL AND (state IN (1, 2) OR state = 0 AND available_at IS NOT NULL) AND key > v.key ORDER BY key, state, seq LIMIT 1) AS held) AS k), v.n + 1
     FROM visited AS v
@@ -20,7 +20,7 @@ heads AS (
     LEFT JOIN LATERAL (
          SELECT *
            FROM ((SELECT seq, key, id, topic, state, lease, available_at, leased_until, last_error
-                    FROM "outbox" WHERE state = 0 AND key = v.key ORDER BY key, seq LIMIT 1)
+                    FROM "outbox" WHERE state = 0 AND seq > 0 AND key = v.key ORDER BY key, seq LIMIT 1)
                   UNION ALL
                  (SELECT seq, key, id, topic, state, lease, available_at, leased_until, last_error
                     FROM "outbox" WHERE state IN (1, 2) AND key = v.key AND state = 1 ORDER BY key, state, seq LIMIT 1)
@@ -33,7 +33,7 @@ SELECT m.visited, m.id, m.topic, m.state, m.lease IS NOT NULL,
        CASE m.state WHEN 1 THEN (extract(epoch FROM least(greatest(m.available_at, '1970-01-01Z'), '9999-12-31Z') - clock_timestamp()) * 1000000)::bigint ELSE (extract(epoch FROM least(greatest(m.leased_until, '1970-01-01Z'), '9999-12-31Z') - clock_timestamp()) * 1000000)::bigint END,
        coalesce(m.last_error, ''),
        (SELECT count(*)
-          FROM (SELECT 1 FROM "outbox" WHERE state = 0 AND key = m.key AND seq > m.seq LIMIT $4) AS live) +
+          FROM (SELECT 1 FROM "outbox" WHERE state = 0 AND seq > 0 AND key = m.key AND seq > m.seq LIMIT $4) AS live) +
        (SELECT count(*)
           FROM (SELECT 1 FROM "outbox" WHERE state IN (1, 2) AND key = m.key AND state = 1 AND seq > m.seq LIMIT $4) AS parked)
   FROM heads AS m

@@ -6,16 +6,16 @@
 WITH RECURSIVE
 -- One probe of outbox_lanes for each: its first row that is not claimed. Read only as far as lanes needs it.
 above AS (
-  (SELECT lane, topic, seq FROM "outbox" WHERE state = 0 AND lane > $8 AND seq > $7 AND lease IS NULL ORDER BY lane, seq LIMIT 1)
+  (SELECT lane, topic, seq FROM "outbox" WHERE state = 0 AND seq > 0 AND lane > $8 AND seq > $7 AND lease IS NULL ORDER BY lane, seq LIMIT 1)
   UNION ALL
   SELECT n.* FROM above AS a
-   CROSS JOIN LATERAL (SELECT lane, topic, seq FROM "outbox" WHERE state = 0 AND lane > a.lane AND seq > $7 AND lease IS NULL
+   CROSS JOIN LATERAL (SELECT lane, topic, seq FROM "outbox" WHERE state = 0 AND seq > 0 AND lane > a.lane AND seq > $7 AND lease IS NULL
                         ORDER BY lane, seq LIMIT 1) AS n),
 below AS (
-  (SELECT lane, topic, seq FROM "outbox" WHERE state = 0 AND lane <= $8 AND seq > $7 AND lease IS NULL ORDER BY lane, seq LIMIT 1)
+  (SELECT lane, topic, seq FROM "outbox" WHERE state = 0 AND seq > 0 AND lane <= $8 AND seq > $7 AND lease IS NULL ORDER BY lane, seq LIMIT 1)
   UNION ALL
   SELECT n.* FROM below AS b
-   CROSS JOIN LATERAL (SELECT lane, topic, seq FROM "outbox" WHERE state = 0 AND lane > b.lane AND lane <= $8 AND seq > $7 AND lease IS NULL
+   CROSS JOIN LATERAL (SELECT lane, topic, seq FROM "outbox" WHERE state = 0 AND seq > 0 AND lane > b.lane AND lane <= $8 AND seq > $7 AND lease IS NULL
                         ORDER BY lane, seq LIMIT 1) AS n),
 -- All rows of a lane are of one topic.
 lanes AS MATERIALIZED (
@@ -28,7 +28,7 @@ first AS MATERIALIZED (
   SELECT t.lane, t.turn, r.tid, r.seq, r.bytes
     FROM turns AS t
    CROSS JOIN LATERAL (SELECT ctid AS tid, seq, octet_length(payload) AS bytes FROM "outbox"
-                        WHERE state = 0 AND lane = t.lane AND seq >= t.seq AND lease IS NULL
+                        WHERE state = 0 AND seq > 0 AND lane = t.lane AND seq >= t.seq AND lease IS NULL
                         ORDER BY lane, seq
                         LIMIT (SELECT n FROM share)
                           FOR UPDATE SKIP LOCKED) AS r),
@@ -38,7 +38,7 @@ second AS MATERIALIZED (
   SELECT m.lane, m.turn, r.tid, r.seq, r.bytes
     FROM more AS m
    CROSS JOIN LATERAL (SELECT ctid AS tid, seq, octet_length(payload) AS bytes FROM "outbox"
-                        WHERE state = 0 AND lane = m.lane AND seq > m.seq AND lease IS NULL
+                        WHERE state = 0 AND seq > 0 AND lane = m.lane AND seq > m.seq AND lease IS NULL
                         ORDER BY lane, seq
                         LIMIT (SELECT ($1 - (SELECT count(*) FROM first)) / greatest(count(*), 1) + 1 FROM more)
                           FOR UPDATE SKIP LOCKED) AS r

@@ -6,20 +6,20 @@
 WITH RECURSIVE
 -- One probe of outbox_keys a key: the first row that is ready or claimed. Read only as far as heads needs it.
 above AS (
-  (SELECT ctid AS tid, key, seq FROM "outbox" WHERE state = 0 AND key > $7 ORDER BY key, seq LIMIT 1)
+  (SELECT ctid AS tid, key, seq FROM "outbox" WHERE state = 0 AND seq > 0 AND key > $7 ORDER BY key, seq LIMIT 1)
   UNION ALL
   SELECT n.* FROM above AS a
-   CROSS JOIN LATERAL (SELECT ctid, key, seq FROM "outbox" WHERE state = 0 AND key > a.key ORDER BY key, seq LIMIT 1) AS n),
+   CROSS JOIN LATERAL (SELECT ctid, key, seq FROM "outbox" WHERE state = 0 AND seq > 0 AND key > a.key ORDER BY key, seq LIMIT 1) AS n),
 below AS (
-  (SELECT ctid AS tid, key, seq FROM "outbox" WHERE state = 0 AND key <= $7 ORDER BY key, seq LIMIT 1)
+  (SELECT ctid AS tid, key, seq FROM "outbox" WHERE state = 0 AND seq > 0 AND key <= $7 ORDER BY key, seq LIMIT 1)
   UNION ALL
   SELECT n.* FROM below AS b
-   CROSS JOIN LATERAL (SELECT ctid, key, seq FROM "outbox" WHERE state = 0 AND key > b.key AND key <= $7 ORDER BY key, seq LIMIT 1) AS n),
+   CROSS JOIN LATERAL (SELECT ctid, key, seq FROM "outbox" WHERE state = 0 AND seq > 0 AND key > b.key AND key <= $7 ORDER BY key, seq LIMIT 1) AS n),
 -- Messages without a key have no order. Sorted by both columns, since the planner sees no order behind IS NULL.
 keyless AS MATERIALIZED (
   SELECT ctid AS tid, seq, octet_length(payload) AS bytes
     FROM "outbox"
-   WHERE state = 0 AND key IS NULL AND lease IS NULL AND ($5::text[] IS NULL OR topic = ANY ($5::text[]))
+   WHERE state = 0 AND seq > 0 AND key IS NULL AND lease IS NULL AND ($5::text[] IS NULL OR topic = ANY ($5::text[]))
    ORDER BY key, seq
    LIMIT $9
      FOR UPDATE SKIP LOCKED),
@@ -31,7 +31,7 @@ heads AS MATERIALIZED (
    CROSS JOIN LATERAL (
          SELECT ctid AS tid, attempts, octet_length(payload) AS bytes
            FROM "outbox"
-          WHERE state = 0 AND key = k.key AND seq = k.seq AND lease IS NULL
+          WHERE state = 0 AND seq > 0 AND key = k.key AND seq = k.seq AND lease IS NULL
             AND ($5::text[] IS NULL OR topic = ANY ($5::text[]))
             AND NOT EXISTS (SELECT FROM "outbox" AS p WHERE p.state IN (1, 2) AND p.key = k.key AND p.state = 1 AND p.seq < k.seq)
             AND NOT ($8 AND EXISTS (SELECT FROM "outbox" AS d WHERE d.state IN (1, 2) AND d.key = k.key AND d.state = 2 AND d.seq < k.seq))
@@ -50,7 +50,7 @@ behind AS MATERIALIZED (
    CROSS JOIN LATERAL (SELECT ctid AS tid, seq, attempts, octet_length(payload) AS bytes,
                               lease IS NULL AND ($5::text[] IS NULL OR topic = ANY ($5::text[])) AS is_free
                          FROM "outbox"
-                        WHERE state = 0 AND key = t.key AND seq > t.seq
+                        WHERE state = 0 AND seq > 0 AND key = t.key AND seq > t.seq
                         ORDER BY key, seq
                         LIMIT (SELECT n_behind FROM size)) AS r
     LEFT JOIN LATERAL (SELECT seq FROM "outbox" AS p WHERE p.state IN (1, 2) AND p.key = t.key AND p.state = 1 AND p.seq > t.seq
@@ -76,7 +76,7 @@ keyed AS MATERIALIZED (SELECT tid, turn, place, bytes FROM runs WHERE is_whole A
 rest AS (
   SELECT ctid AS tid, seq, octet_length(payload) AS bytes
     FROM "outbox"
-   WHERE state = 0 AND key IS NULL AND seq > coalesce((SELECT max(seq) FROM keyless), 0) AND lease IS NULL
+   WHERE state = 0 AND seq > 0 AND key IS NULL AND seq > coalesce((SELECT max(seq) FROM keyless), 0) AND lease IS NULL
      AND ($5::text[] IS NULL OR topic = ANY ($5::text[]))
    ORDER BY key, seq
    LIMIT $1 - (SELECT count(*) FROM keyless) - (SELECT count(*) FROM keyed)

@@ -22,13 +22,17 @@ CREATE TABLE "log_groups" (
   name     text NOT NULL,
   topics   text[],
   position bigint NOT NULL,
-  -- Where the group is fed from the WAL, and NULL where it is not: its replication slot, which delivers numbers above fed_above,
-  -- up to fed_upto while the feed ends. All that was committed before fed_lsn is leased or passed over, and fed_count rows of the commit there.
-  slot      text,
-  fed_above bigint,
-  fed_upto  bigint,
-  fed_lsn   pg_lsn,
-  fed_count bigint,
+  -- Where the group is fed from the WAL, and NULL where it is not: its replication slot, and the log's entry in the publication that it
+  -- delivers; numbers above fed_above, up to fed_upto while the feed ends. All that was committed before fed_lsn is leased or passed over,
+  -- and fed_count rows of the commit there. So is what is visible in fed_snapshot: statistics go by it while a transaction that stays
+  -- open holds position.
+  slot         text,
+  published    oid,
+  fed_above    bigint,
+  fed_upto     bigint,
+  fed_lsn      pg_lsn,
+  fed_count    bigint,
+  fed_snapshot pg_snapshot,
   CONSTRAINT "log_groups_pkey" PRIMARY KEY (name)
 ) WITH (fillfactor = 10);
 

@@ -1,9 +1,13 @@
--- The highest number handed out, then who holds the lock that every INSERT takes before it draws its number, as in
--- look: a loop reads it once before its first look, so that this one can move its mark already.
+-- $1 sessions. The highest number handed out, then who holds the lock that every INSERT takes before it draws its number, the name
+-- of this session, and whether one of $1 is there, as in look: a loop reads it once before its first look, so that this one can move its mark already.
 SELECT handed_out.last,
        ARRAY(SELECT DISTINCT virtualtransaction
                FROM pg_locks
               WHERE locktype = 'relation' AND relation = '"outbox"'::regclass AND mode = 'RowExclusiveLock'
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                AND handed_out.last IS NOT NULL)
+                AND handed_out.last IS NOT NULL),
+       me.session,
+       CASE WHEN me.session = ANY ($1::text[]) THEN true
+            ELSE EXISTS (SELECT FROM pg_stat_get_activity(NULL) AS a WHERE a.pid || ' ' || extract(epoch FROM a.backend_start) = ANY ($1::text[])) END
   FROM (SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('"outbox"', 'seq')::regclass), 0) AS last OFFSET 0) AS handed_out
+ CROSS JOIN (SELECT coalesce(max(pid || ' ' || extract(epoch FROM backend_start)), '') AS session FROM pg_stat_get_activity(pg_backend_pid()) OFFSET 0) AS me

@@ -1,7 +1,9 @@
 -- Who has written to the log and is open, and for how many microseconds, the longest first. To be shown: nothing is decided by it. A
 -- prepared transaction is nobody's, and its locks go by another name after a restart.
-SELECT coalesce(format('session %s of %s%s, %s', a.pid, a.usename, ' (' || nullif(a.application_name, '') || ')', a.state),
-                format('prepared transaction %s of %s', p.gid, p.owner), 'a transaction of another role'),
+SELECT CASE WHEN a.pid IS NOT NULL
+            THEN format('session %s of %s%s, %s', a.pid, a.usename, ' (' || nullif(a.application_name, '') || ')', a.state)
+            WHEN p.gid IS NOT NULL THEN format('prepared transaction %s of %s', p.gid, p.owner)
+            ELSE 'a transaction of another role' END,
        coalesce((extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)) * 1000000)::bigint, 0)
   FROM (SELECT DISTINCT virtualtransaction, pid
           FROM pg_locks

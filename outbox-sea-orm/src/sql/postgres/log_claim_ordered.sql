@@ -36,7 +36,7 @@ held AS MATERIALIZED (
           OR e.key IN (SELECT key FROM leased)
           OR (SELECT EXISTS (SELECT FROM "log_group" WHERE state = 0) OR EXISTS (SELECT FROM "log_group" WHERE state = 1)
                      OR EXISTS (SELECT FROM "log_group" WHERE state = 2))
-             AND (EXISTS (SELECT FROM "log_group" AS o WHERE o.state = 0 AND o.key = e.key OFFSET 0)
+             AND (EXISTS (SELECT FROM "log_group" AS o WHERE o.state = 0 AND o.seq > 0 AND o.key = e.key OFFSET 0)
                   OR EXISTS (SELECT FROM "log_group" AS o WHERE o.state IN (1, 2) AND o.key = e.key OFFSET 0)))),
 running AS MATERIALIZED (
   SELECT seq, key, is_wanted, is_own, count(*) FILTER (WHERE is_wanted) OVER upwards AS place,

@@ -16,7 +16,7 @@ moved AS (
      AND fed_lsn = $7::text::pg_lsn AND fed_count = $8 AND NOT EXISTS (SELECT FROM unseen)
      AND EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $4 AND active)
      AND EXISTS (SELECT FROM pg_publication AS p JOIN pg_publication_rel AS r ON r.prpubid = p.oid
-                  WHERE p.pubname = ('outbox_' || '"log"'::regclass::oid)::name AND p.pubinsert AND r.prrelid = '"log"'::regclass)
+                  WHERE p.pubname = ('outbox_' || '"log"'::regclass::oid)::name AND p.pubinsert AND r.oid = published)
   RETURNING true),
 leased AS (
   INSERT INTO "log_ranges" (token, group_name, from_seq, to_seq, runs, n, leased_until)

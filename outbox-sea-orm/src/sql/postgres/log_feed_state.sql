@@ -10,8 +10,8 @@ SELECT g.slot, g.position, g.topics, g.fed_above, g.fed_upto, g.fed_lsn::text, g
             WHEN s.database <> current_database() THEN 'is of another database'
             WHEN s.plugin <> 'pgoutput' THEN 'has another plugin than pgoutput'
             WHEN NOT EXISTS (SELECT FROM pg_publication AS p JOIN pg_publication_rel AS r ON r.prpubid = p.oid
-                              WHERE p.pubname = ('outbox_' || '"log"'::regclass::oid)::name AND p.pubinsert AND r.prrelid = '"log"'::regclass)
-            THEN 'has no publication ' || quote_ident('outbox_' || '"log"'::regclass::oid) || ' with the log'
+                              WHERE p.pubname = ('outbox_' || '"log"'::regclass::oid)::name AND p.pubinsert AND r.oid = g.published)
+            THEN 'has no publication ' || quote_ident('outbox_' || '"log"'::regclass::oid) || ' with the log, or one that was made again'
             WHEN s.confirmed_flush_lsn > g.fed_lsn THEN 'is further on than the group' END,
        'outbox_' || '"log"'::regclass::oid, pg_is_in_recovery()
   FROM "log_groups" AS g

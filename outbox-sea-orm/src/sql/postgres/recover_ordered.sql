@@ -6,7 +6,7 @@ WITH head AS MATERIALIZED (
    WHERE state = 0 AND lease IS NOT NULL AND leased_until <= clock_timestamp() AND attempts < $4
      AND ($5::text[] IS NULL OR topic = ANY ($5::text[]))
      AND (key IS NULL
-          OR NOT EXISTS (SELECT FROM "outbox" AS e WHERE e.state = 0 AND e.key = c.key AND e.seq < c.seq)
+          OR NOT EXISTS (SELECT FROM "outbox" AS e WHERE e.state = 0 AND e.seq > 0 AND e.key = c.key AND e.seq < c.seq)
          AND NOT EXISTS (SELECT FROM "outbox" AS p WHERE p.state IN (1, 2) AND p.key = c.key AND p.state = 1 AND p.seq < c.seq)
          AND NOT ($7 AND EXISTS (SELECT FROM "outbox" AS d WHERE d.state IN (1, 2) AND d.key = c.key AND d.state = 2 AND d.seq < c.seq)))
    ORDER BY seq LIMIT 1),
@@ -18,7 +18,7 @@ picked AS MATERIALIZED (
      AND ($5::text[] IS NULL OR topic = ANY ($5::text[]))
      AND (key IS NULL
           OR NOT EXISTS (SELECT FROM "outbox" AS e
-                          WHERE e.state = 0 AND e.key = c.key AND e.seq < c.seq
+                          WHERE e.state = 0 AND e.seq > 0 AND e.key = c.key AND e.seq < c.seq
                             AND (e.lease IS NULL OR e.leased_until > clock_timestamp() OR e.attempts <> (SELECT attempts FROM head)
                                  OR $5::text[] IS NOT NULL AND e.topic <> ALL ($5::text[])))
          AND NOT EXISTS (SELECT FROM "outbox" AS p WHERE p.state IN (1, 2) AND p.key = c.key AND p.state = 1 AND p.seq < c.seq)
@@ -31,7 +31,7 @@ own AS (
   SELECT seq, bytes
     FROM (SELECT *, row_number() OVER (PARTITION BY key ORDER BY seq) AS place FROM picked) AS p
    WHERE key IS NULL
-      OR NOT EXISTS (SELECT FROM "outbox" AS e WHERE e.state = 0 AND e.key = p.key AND e.seq < p.seq OFFSET p.place - 1)),
+      OR NOT EXISTS (SELECT FROM "outbox" AS e WHERE e.state = 0 AND e.seq > 0 AND e.key = p.key AND e.seq < p.seq OFFSET p.place - 1)),
 cut AS (
   SELECT seq, row_number() OVER running AS place, sum(bytes) OVER running AS bytes
     FROM own

@@ -6,6 +6,6 @@ UPDATE "outbox" AS m
        leased_until = NULL, available_at = clock_timestamp()
  WHERE m.id = $1 AND m.key = $2
    AND (m.state = 1 OR $3 AND m.state = 2 AND NOT EXISTS (SELECT FROM "outbox" AS u WHERE u.id = m.id AND u.state IN (0, 1) OFFSET 0))
-   AND NOT EXISTS (SELECT 1 FROM "outbox" AS e WHERE e.state = 0 AND e.key = m.key AND e.seq < m.seq)
+   AND NOT EXISTS (SELECT 1 FROM "outbox" AS e WHERE e.state = 0 AND e.seq > 0 AND e.key = m.key AND e.seq < m.seq)
    AND NOT EXISTS (SELECT 1 FROM "outbox" AS p WHERE p.state IN (1, 2) AND p.key = m.key AND p.state = 1 AND p.seq < m.seq)
    AND NOT ($3 AND EXISTS (SELECT 1 FROM "outbox" AS d WHERE d.state IN (1, 2) AND d.key = m.key AND d.state = 2 AND d.seq < m.seq))

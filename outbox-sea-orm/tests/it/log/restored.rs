@@ -67,7 +67,7 @@ async fn deliver(group: LogGroup, random: Arc<Random>, ended: Arc<AtomicBool>, d
 }
 
 /// As an operator does it, with the programs of the server.
-async fn dump_and_restore(from: &OwnDatabase, to: &OwnDatabase) {
+pub(crate) async fn dump_and_restore(from: &OwnDatabase, to: &OwnDatabase) {
     let db = from.connect(&[]).await;
     let folder: String = value(&db, "SELECT setting FROM pg_config WHERE name = 'BINDIR'").await;
     let port: String = value(&db, "SELECT current_setting('port')").await;

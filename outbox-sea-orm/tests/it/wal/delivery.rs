@@ -3,13 +3,25 @@
 use std::time::Duration;
 
 use outbox_core::{
-    ClaimRequest, Listener, Operations, Outcome, Readiness, Repository, Settlement, Symptom, Wakeup,
+    ClaimRequest, Listener, Operations, Outcome, Readiness, Repository, Settlement, Symptom, TopicStats,
+    Wakeup,
 };
-use outbox_sea_orm::Subscription;
-use sea_orm::{ConnectionTrait, TransactionTrait};
+use outbox_sea_orm::{LogGroup, Subscription};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
 use tokio::time::timeout;
 
 use super::{LEASE, PATIENCE, assert_empty, claim, claim_some, deliver, eventually, on, on_a_feed, settle};
+
+/// A transaction that has enqueued and stays open, past which a message was delivered.
+async fn delivered_past(fed: &super::Fed) -> DatabaseTransaction {
+    fed.enqueue([on("a")]).await;
+    deliver(&fed.group, 1).await;
+    let late = fed.db.begin().await.expect("begin");
+    fed.log.enqueue_in(&late, [on("late")]).await.expect("enqueue");
+    fed.enqueue([on("b")]).await;
+    deliver(&fed.group, 1).await;
+    late
+}
 
 on_a_feed! { "delivery":
     async fn messages_come_in_the_order_of_the_commits(fed: &Fed) {
@@ -23,15 +35,60 @@ on_a_feed! { "delivery":
     }
 
     async fn open_transaction_is_not_said_to_hold_back(fed: &Fed) {
-        fed.enqueue([on("a")]).await;
-        deliver(&fed.group, 1).await;
-        let late = fed.db.begin().await.expect("begin");
-        fed.log.enqueue_in(&late, [on("late")]).await.expect("enqueue");
-        fed.enqueue([on("b")]).await;
-        deliver(&fed.group, 1).await;
+        let late = delivered_past(fed).await;
         assert_eq!(fed.group.stats().await.expect("stats").held_back, None);
         let found = fed.group.doctor(Duration::ZERO).await.expect("doctor");
         assert!(found.iter().all(|finding| finding.symptom != Symptom::OpenTransaction), "{found:?}");
+        late.rollback().await.expect("roll back");
+    }
+
+    async fn statistics_leave_out_what_was_delivered_past_an_open_transaction(fed: &Fed) {
+        let late = fed.db.begin().await.expect("begin");
+        fed.log.enqueue_in(&late, [on("late")]).await.expect("enqueue");
+        fed.enqueue([on("a"), on("a")]).await;
+        deliver(&fed.group, 2).await;
+        let total = async |group: &LogGroup| group.stats().await.expect("stats").total();
+        eventually("nothing is left", async || (total(&fed.group).await == TopicStats::default()).then_some(())).await;
+        fed.enqueue([on("a"), on("a"), on("a")]).await;
+        let elsewhere = fed.log.group("billing").expect("name");
+        for group in [&fed.group, &elsewhere] {
+            let total = total(group).await;
+            assert_eq!((total.n_pending, total.n_due), (3, 3));
+            assert!(total.oldest_due.is_some());
+        }
+        late.commit().await.expect("commit");
+        assert_eq!(total(&fed.group).await.n_pending, 4);
+        deliver(&fed.group, 4).await;
+        assert_eq!(total(&fed.group).await, TopicStats::default());
+    }
+
+    async fn statistics_elsewhere_follow_the_claims_past_an_open_transaction(fed: &Fed) {
+        let late = fed.db.begin().await.expect("begin");
+        fed.log.enqueue_in(&late, [on("late")]).await.expect("enqueue");
+        let elsewhere = fed.log.group("billing").expect("name");
+        for _ in 0..2 {
+            fed.enqueue([on("a"), on("a")]).await;
+            deliver(&fed.group, 2).await;
+            eventually("nothing is left", async || {
+                assert_eq!(claim(&fed.group, 1).await.len(), 0);
+                elsewhere.stats().await.expect("stats").topics.is_empty().then_some(())
+            })
+            .await;
+        }
+        late.rollback().await.expect("roll back");
+    }
+
+    async fn what_is_put_aside_counts_once_past_an_open_transaction(fed: &Fed) {
+        let late = fed.db.begin().await.expect("begin");
+        fed.log.enqueue_in(&late, [on("late")]).await.expect("enqueue");
+        fed.enqueue([on("a").delay(LEASE), on("a")]).await;
+        deliver(&fed.group, 1).await;
+        assert_eq!(fed.count("log_group_billing").await, 1);
+        eventually("it counts once", async || {
+            let total = fed.group.stats().await.expect("stats").total();
+            ((total.n_pending, total.n_due) == (1, 0)).then_some(())
+        })
+        .await;
         late.rollback().await.expect("roll back");
     }
 
@@ -179,6 +236,26 @@ on_a_feed! { "delivery":
         timeout(PATIENCE, listener.hint()).await.expect("the enqueue gives one").expect("hint");
         deliver(&fed.group, 1).await;
         assert!(timeout(Duration::from_millis(300), listener.hint()).await.is_err(), "the claim gives none");
+    }
+
+    async fn claims_are_wanted_until_statistics_say_all_and_no_longer(fed: &Fed) {
+        let mut listener = fed.group.listen().await.expect("listen").expect("on PostgreSQL");
+        let mut hint = async |patience| timeout(patience, listener.hint()).await.is_ok();
+        let late = delivered_past(fed).await;
+        let elsewhere = fed.log.group("billing").expect("name");
+        eventually("nothing is left", async || {
+            assert!(hint(PATIENCE).await, "a claim is wanted");
+            assert_eq!(claim(&fed.group, 1).await.len(), 0);
+            elsewhere.stats().await.expect("stats").topics.is_empty().then_some(())
+        })
+        .await;
+        late.rollback().await.expect("roll back");
+        eventually("no claim is wanted", async || {
+            let is_wanted = hint(Duration::from_secs(3)).await;
+            assert_eq!(claim(&fed.group, 1).await.len(), 0);
+            (!is_wanted).then_some(())
+        })
+        .await;
     }
 
     async fn lease_of_one_message_is_none_of_another(fed: &Fed) {

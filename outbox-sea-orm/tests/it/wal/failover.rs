@@ -31,7 +31,7 @@ async fn start(test: &str) -> Option<(Pair, Fed)> {
 }
 
 /// Delivers so many, and returns when nothing of it would be read again by number.
-async fn deliver_for_good(fed: &Fed, n: usize) -> Vec<MessageId> {
+pub(super) async fn deliver_for_good(fed: &Fed, n: usize) -> Vec<MessageId> {
     fed.enqueue((0..n).map(|_| on("a"))).await;
     let delivered = deliver(&fed.group, n).await;
     eventually("the position is behind it", async || {
@@ -45,7 +45,7 @@ async fn deliver_for_good(fed: &Fed, n: usize) -> Vec<MessageId> {
 }
 
 /// Claims as a dispatcher does, until a claim says that it is of no use, and what was handed out before.
-async fn refusal(fed: &Fed) -> (Vec<MessageId>, Error) {
+pub(super) async fn refusal(fed: &Fed) -> (Vec<MessageId>, Error) {
     let mut ids = Vec::new();
     let error = eventually("the claim is refused", async || {
         match fed.group.claim(ClaimRequest::new(10, LEASE)).await {
@@ -60,7 +60,7 @@ async fn refusal(fed: &Fed) -> (Vec<MessageId>, Error) {
 }
 
 /// Delivers by number what there is, once and as often as it comes.
-async fn resync(fed: &Fed) -> HashSet<MessageId> {
+pub(super) async fn resync(fed: &Fed) -> HashSet<MessageId> {
     fed.group.resync().await.expect("resync");
     let all: HashSet<MessageId> =
         fed.value::<Vec<MessageId>>("SELECT array_agg(id) FROM l.log").await.into_iter().collect();
@@ -78,7 +78,7 @@ async fn resync(fed: &Fed) -> HashSet<MessageId> {
 }
 
 /// The new server feeds the group as the old one did.
-async fn assert_fed_again(fed: &Fed) {
+pub(super) async fn assert_fed_again(fed: &Fed) {
     fed.group.start_feed().await.expect("it can be fed again");
     let ids = fed.enqueue((0..5).map(|_| on("c"))).await;
     assert_eq!(deliver(&fed.group, 5).await, ids);

@@ -2,6 +2,7 @@
 
 use outbox_core::{ClaimRequest, ErrorKind, Operations, Repository, Severity, Symptom};
 use outbox_testkit::server::Settings;
+use uuid::Uuid;
 
 use super::{
     Fed, LEASE, assert_empty, claim, claim_some, deliver, eventually, on, on_a_feed, on_own_server, settle,
@@ -125,7 +126,7 @@ on_a_feed! { "slot":
     }
 
     async fn missing_publication_is_refused(fed: &Fed) {
-        let publication: String = fed.value(&format!("SELECT 'outbox_' || '{}.log'::regclass::oid", fed.schema)).await;
+        let publication = publication(fed).await;
         fed.enqueue([on("a")]).await;
         deliver(&fed.group, 1).await;
         // it has arrived when the rest is passed over
@@ -135,17 +136,44 @@ on_a_feed! { "slot":
         let error = refusal(fed).await;
         assert_eq!(error.kind(), ErrorKind::Schema);
         assert!(error.to_string().contains(&publication), "{error}");
-        fed.group.resync().await.expect("resync");
-        let mut delivered = Vec::new();
-        eventually("nothing is lost", async || {
-            delivered.extend(deliver(&fed.group, 1).await);
-            ids.iter().all(|id| delivered.contains(id)).then_some(())
+        recovers(fed, &ids).await;
+    }
+
+    // from 18 on the server passes over what was committed in between
+    async fn publication_made_again_is_refused(fed: &Fed) {
+        fed.enqueue([on("a")]).await;
+        deliver(&fed.group, 1).await;
+        let publication = publication(fed).await;
+        fed.execute(&format!("DROP PUBLICATION {publication}")).await;
+        let ids = fed.enqueue((0..5).map(|_| on("b"))).await;
+        let (schema, options) = (&fed.schema, "publish = 'insert', publish_via_partition_root = true");
+        fed.execute(&format!("CREATE PUBLICATION {publication} FOR TABLE {schema}.log WITH ({options})")).await;
+        // behind what became of the stream, where that was open
+        let error = eventually("it is found out", async || {
+            Some(refusal(fed).await).filter(|error| error.to_string().contains("made again"))
         })
         .await;
-        fed.group.start_feed().await.expect("it is published again");
-        let ids = fed.enqueue([on("d")]).await;
-        assert_eq!(deliver(&fed.group, 1).await, ids);
+        assert_eq!(error.kind(), ErrorKind::Schema);
+        recovers(fed, &ids).await;
     }
+}
+
+async fn publication(fed: &Fed) -> String {
+    fed.value(&format!("SELECT 'outbox_' || '{}.log'::regclass::oid", fed.schema)).await
+}
+
+/// The group is read by number until it has these messages, and fed again.
+async fn recovers(fed: &Fed, ids: &[Uuid]) {
+    fed.group.resync().await.expect("resync");
+    let mut delivered = Vec::new();
+    eventually("nothing is lost", async || {
+        delivered.extend(deliver(&fed.group, 1).await);
+        ids.iter().all(|id| delivered.contains(id)).then_some(())
+    })
+    .await;
+    fed.group.start_feed().await.expect("it is published again");
+    let ids = fed.enqueue([on("c")]).await;
+    assert_eq!(deliver(&fed.group, 1).await, ids);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use outbox_core::{ClaimRequest, ErrorKind, MessageId, OnDead, Outcome, Repository, TableName};
+use outbox_core::{ClaimRequest, ErrorKind, MessageId, OnDead, Operations, Outcome, Repository, TableName};
 use outbox_sea_orm::{OutboxLog, Subscription, WalFeed};
-use sea_orm::TransactionTrait;
+use sea_orm::{ConnectOptions, Database, TransactionTrait};
 use tokio::time::timeout;
 
 use super::{
@@ -110,6 +110,50 @@ on_a_feed! { "switch":
         let last = fed.enqueue([on("last")]).await;
         assert_eq!(deliver(&fed.group, 3).await, [early, after, last].concat());
         assert_empty(&fed.group).await;
+    }
+
+    async fn open_transaction_holds_back_only_what_is_enqueued_after_it(fed: &Fed) {
+        fed.group.stop_feed_alone().await;
+        let ids = fed.enqueue((0..20).map(|_| on("before"))).await;
+        // always the same session: from one that it does not know a reader learns nothing while a transaction is open
+        let mut options = ConnectOptions::new(&fed.url);
+        options.max_connections(1).sqlx_logging(false);
+        let db = Database::connect(options).await.expect("connect");
+        let log = OutboxLog::new(&db, fed.log.name().clone()).with_shared_pool();
+        let group = log.group("billing").expect("name").with_feed(WalFeed::new());
+        assert_eq!(claim(&group, 1).await.len(), 1);
+        let open = fed.db.begin().await.expect("begin");
+        fed.log.enqueue_in(&open, [on("open")]).await.expect("enqueue");
+        // it looks whether it is fed
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        fed.enqueue([on("after")]).await;
+        assert_eq!(deliver(&group, 19).await, ids[1..]);
+        assert_empty(&group).await;
+        open.commit().await.expect("commit");
+        assert_eq!(deliver(&group, 2).await.len(), 2);
+    }
+
+    async fn statistics_count_what_a_feed_that_ends_leaves(fed: &Fed) {
+        let open = fed.db.begin().await.expect("begin");
+        fed.log.enqueue_in(&open, [on("a")]).await.expect("enqueue");
+        let stopping = {
+            let group = fed.group.clone();
+            tokio::spawn(async move { group.stop_feed().await })
+        };
+        eventually("it ends", async || fed.of_group::<Option<i64>>("fed_upto").await).await;
+        fed.enqueue([on("after")]).await;
+        let is_seen = "SELECT coalesce(bool_and(pg_visible_in_snapshot(l.xmin::text::xid8, g.fed_snapshot)), false)
+                         FROM {s}.log AS l, {s}.log_groups AS g WHERE g.fed_snapshot IS NOT NULL"
+            .replace("{s}", &fed.schema);
+        eventually("the feed has passed over it", async || {
+            assert_empty(&fed.group).await;
+            fed.value::<bool>(&is_seen).await.then_some(())
+        })
+        .await;
+        assert_eq!(fed.group.stats().await.expect("stats").total().n_pending, 1);
+        open.commit().await.expect("commit");
+        deliver(&fed.group, 2).await;
+        stopping.await.expect("joined").expect("stopped");
     }
 
     async fn resync_lets_go_of_the_slot_that_this_process_reads(fed: &Fed) {

@@ -1,0 +1,61 @@
+//! Sessions of the server, by the names that they give themselves: one that nobody knows may be of a server that has crashed and
+//! started again, or of another one that has taken over, and then numbers that were handed out before are handed out again.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Where more sessions than these are known, those that were met long ago are forgotten: most of them are gone.
+const MANY: usize = 64;
+const LONG_AGO: Duration = Duration::from_secs(30 * 60);
+/// The most sessions whose names are remembered. A pool uses its connections in turn, so where it has more of them, each is always
+/// a new one.
+pub(super) const MAX: usize = 1_024;
+
+/// Those that were met, and when last.
+#[derive(Default)]
+pub(super) struct Sessions(HashMap<String, Instant>);
+
+impl Sessions {
+    /// Whether it is a new one beside others: what was learned in those is void.
+    pub(super) fn meet(&mut self, session: String, now: Instant) -> bool {
+        if let Some(met_at) = self.0.get_mut(&session) {
+            *met_at = now;
+            return false;
+        }
+        let is_first = self.0.is_empty();
+        if self.0.len() >= MANY {
+            self.0.retain(|_, met_at| now.duration_since(*met_at) < LONG_AGO);
+        }
+        if self.0.len() >= MAX {
+            self.0.clear();
+        }
+        self.0.insert(session, now);
+        !is_first
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(super) fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_that_are_gone_are_forgotten() {
+        let (mut sessions, now) = (Sessions::default(), Instant::now());
+        for n in 0..2 * MANY {
+            assert_eq!(sessions.meet(format!("session {n}"), now), n > 0);
+        }
+        assert!(!sessions.meet("session 0".to_owned(), now));
+        assert_eq!(sessions.names().len(), 2 * MANY);
+        assert!(sessions.meet("new".to_owned(), now + LONG_AGO));
+        assert_eq!(sessions.names(), ["new"]);
+        for n in 0..2 * MAX {
+            sessions.meet(format!("session {n}"), now + LONG_AGO);
+        }
+        assert!(sessions.names().len() <= MAX);
+    }
+}
