@@ -215,7 +215,8 @@ impl OutboxLog {
     /// Bounded: at most [`MAX_AHEAD`](outbox_core::MAX_AHEAD) partitions are made ahead in one transaction, which keeps claims waiting
     /// meanwhile but no producer, and 100 dropped, each in a transaction of its own. To drop one, or to make that of the
     /// current interval where it is missing, the log is locked: that waits at most 500 ms for transactions that have
-    /// enqueued, and producers wait as long behind it.
+    /// enqueued, and producers wait as long behind it. One process at a time does so for a log; the others wait up to
+    /// 30 s for their turn.
     ///
     /// On SQLite, which has no partitions, an age removes the messages that were enqueued longer ago, that every group has read, and that
     /// none has claimed and not settled: up to 100,000 of the oldest, 1,000 in a statement, for which producers wait. Call

@@ -16,17 +16,17 @@ use crate::repository::OutboxTable;
 use crate::row::{column, duration};
 use crate::sql::{
     Missing, PartitionedSql, Parts, count_partition, create_partition, drop_partition, lock_partitions,
-    partition_name,
+    partition_name, wait_for_turn,
 };
 
 /// The most partitions that one call drops.
 pub(crate) const MAX_DROPPED: usize = 100;
-/// What each transaction begins with. A partition's bounds are read from their text, in this session's style. Nobody
-/// waits long for us: what we wait for keeps others waiting behind us. What is read after a lock must be as new as the lock.
+/// What each transaction begins with. A partition's bounds are read from their text, in this session's style. What is
+/// read after a lock must be as new as the lock.
 const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL TimeZone = 'UTC'; \
-                        SET LOCAL DateStyle = 'ISO'; SET LOCAL lock_timeout = '2s'";
-/// One at a time changes the partitions of any table.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('outbox maintain', 0))";
+                        SET LOCAL DateStyle = 'ISO'";
+/// Nobody waits long for us: what we wait for keeps others waiting behind us.
+const PATIENCE: &str = "SET LOCAL lock_timeout = '2s'";
 
 /// What a partitioned table needs.
 pub(crate) struct Partitioned {
@@ -264,7 +264,10 @@ fn blind(what: &str) -> Finding {
 
 pub(crate) async fn begin(table: &OutboxTable, connection: &impl ConnectionTrait, alone: bool) -> Result<()> {
     run(table, connection, SETTINGS).await?;
-    if alone { run(table, connection, LOCK).await } else { Ok(()) }
+    if alone {
+        run(table, connection, &wait_for_turn(&table.name)).await?;
+    }
+    run(table, connection, PATIENCE).await
 }
 
 pub(crate) async fn run(table: &OutboxTable, connection: &impl ConnectionTrait, sql: &str) -> Result<()> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use outbox_core::{Claim, ClaimRequest, Error, ErrorKind, Result, TableName};
-use sea_orm::sea_query::{ArrayType, Values};
+use sea_orm::sea_query::Values;
 use sea_orm::sqlx::postgres::PgPoolOptions;
 use sea_orm::sqlx::{self, AssertSqlSafe, ConnectOptions};
 use sea_orm::{DatabaseConnection, DatabaseConnectionType, QueryResult, SqlxPostgresConnector, Value};
@@ -17,7 +17,7 @@ use crate::dialect::Dialect;
 use crate::error::from_sqlx;
 use crate::horizon::Horizon;
 use crate::repository::{Fair, OutboxTable, Table};
-use crate::row::{ClaimedRow, ToDatabase, bury_undecodable, column, from_duration};
+use crate::row::{ClaimedRow, ToDatabase, bury_undecodable, column, from_duration, texts};
 use crate::shield::Db;
 use crate::sql::PostgresSql;
 use crate::turns::reached_lane;
@@ -180,8 +180,7 @@ impl Marks {
     }
 
     fn sessions(&self) -> Value {
-        let names = self.sessions.iter().map(|name| Value::from(name.as_str())).collect();
-        Value::Array(ArrayType::String, Some(Box::new(names)))
+        texts(Some(&self.sessions))
     }
 
     /// The mark of a claim that needs no look before it: usually `fast`, now and then `safe` when that is near.
@@ -509,7 +508,5 @@ fn max_attempts(request: &ClaimRequest) -> i32 {
 }
 
 fn topics(request: &ClaimRequest) -> Value {
-    let elements =
-        |topics: &Vec<String>| Box::new(topics.iter().map(|topic| Value::from(topic.as_str())).collect());
-    Value::Array(ArrayType::String, request.topics.as_ref().map(elements))
+    texts(request.topics.as_deref())
 }

@@ -348,7 +348,7 @@ impl OutboxTable {
     ///
     /// Bounded: at most [`MAX_AHEAD`](outbox_core::MAX_AHEAD) partitions are made in one transaction and 100 dropped, each in one of
     /// its own. Both wait at most 2 s for whoever reads or writes delivered messages, and keep settlements from
-    /// them meanwhile.
+    /// them meanwhile. One process at a time does so for a table; the others wait up to 30 s for their turn.
     ///
     /// # Errors
     /// [`Unsupported`](outbox_core::ErrorKind::Unsupported) for a table that has no partitions,

@@ -6,6 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use outbox_core::{Claimed, Error, ErrorKind, Headers, Lease, Message, Outcome, Result, Settlement};
+#[cfg(feature = "postgres")]
+use sea_orm::Value;
+#[cfg(feature = "postgres")]
+use sea_orm::sea_query::ArrayType;
 use sea_orm::{QueryResult, TryGetable};
 use uuid::Uuid;
 
@@ -60,6 +64,13 @@ pub(crate) fn from_duration(dialect: Dialect, value: i64) -> Duration {
 /// The column at `index` (from 0).
 pub(crate) fn column<T: TryGetable>(row: &QueryResult, index: usize) -> Result<T> {
     T::try_get_by_index(row, index).map_err(|_| undecodable(index))
+}
+
+/// An array of texts, or NULL.
+#[cfg(feature = "postgres")]
+pub(crate) fn texts(texts: Option<&[String]>) -> Value {
+    let elements = |texts: &[String]| Box::new(texts.iter().map(|text| Value::from(text.as_str())).collect());
+    Value::Array(ArrayType::String, texts.map(elements))
 }
 
 pub(crate) fn undecodable(index: usize) -> Error {

@@ -352,6 +352,16 @@ pub(crate) fn lock_partitions(missing: Missing, table: &TableName) -> String {
     }
 }
 
+/// One at a time changes the partitions of a table. Only others who do so wait behind us, and each of them for not much
+/// longer than its locks may take.
+#[cfg(feature = "postgres")]
+pub(crate) fn wait_for_turn(table: &TableName) -> String {
+    format!(
+        "SET LOCAL lock_timeout = '30s'; SELECT pg_advisory_xact_lock(hashtextextended('outbox maintain {}', 0))",
+        quoted(Dialect::Postgres, table)
+    )
+}
+
 /// While we wait for one producer, all others wait behind us.
 #[cfg(feature = "postgres")]
 const BRIEFLY: &str = "SET LOCAL lock_timeout = '500ms'";
@@ -602,7 +612,21 @@ pub(crate) fn bare(dialect: Dialect, table: &TableName) -> String {
 /// A statement without comments, with the table's name in place.
 fn render(dialect: Dialect, table: &TableName, template: &str, text: &str) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
-    name(dialect, table, template, &lines.join("\n"))
+    let text = lines.join("\n");
+    #[cfg(feature = "postgres")]
+    let text = name_sessions(&text);
+    name(dialect, table, template, &text)
+}
+
+/// Replaces what statements say of sessions by what the server understands. A session is its process and when that began; one
+/// whose role may not see that of its own, as after SET ROLE, gets a random name.
+#[cfg(feature = "postgres")]
+fn name_sessions(text: &str) -> String {
+    const SET: &str = "nullif(current_setting('outbox.session', true), '')";
+    const PROCESS: &str = "(SELECT pid || ' ' || extract(epoch FROM backend_start) FROM pg_stat_get_activity(pg_backend_pid()))";
+    text.replace("{session}", &format!("coalesce({SET}, {PROCESS})"))
+        .replace("{named_session}", &format!("set_config('outbox.session', coalesce({SET}, {PROCESS}, gen_random_uuid()::text), false)"))
+        .replace("{is_there}", "EXISTS (SELECT FROM pg_stat_get_activity(NULL) AS a WHERE a.pid || ' ' || extract(epoch FROM a.backend_start) = ANY (me.known))")
 }
 
 /// What identifiers are quoted with.

@@ -7,7 +7,7 @@ use sea_orm::sea_query::Values;
 use sea_orm::{QueryResult, Value};
 
 use super::LogGroup;
-use super::reader::{Poll, Reader};
+use super::reader::{Met, Poll, Reader};
 use crate::dialect::Dialect;
 use crate::row::{ClaimedRow, Readable, column, from_duration};
 
@@ -228,7 +228,7 @@ impl<'a> Claiming<'a> {
 
     /// How many ranges have expired.
     async fn look_at_leases(&mut self) -> Result<i64> {
-        let row = of_group(self.group, &self.group.sql.log_leases).await?;
+        let row = row(self.group, &self.group.sql.log_leases, Values(vec![self.group.name().into()])).await?;
         let now = Instant::now();
         self.kept.leases_at = Some(now);
         let known = self.kept.next_expiry.filter(|expiry| *expiry > now);
@@ -337,16 +337,21 @@ async fn give_up(group: &LogGroup) -> Result<()> {
     }
 }
 
-/// The first row of a statement.
-async fn row(group: &LogGroup, sql: &str, values: Vec<Value>) -> Result<Option<QueryResult>> {
-    let rows = group.log.table.query("claim", group.log.table.hot()?, sql, Values(values)).await?;
-    Ok(rows.into_iter().next())
+/// The row of a statement that always gives one.
+async fn row(group: &LogGroup, sql: &str, values: Values) -> Result<QueryResult> {
+    let rows = group.log.table.query("claim", group.log.table.hot()?, sql, values).await?;
+    rows.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Other, "claim"))
 }
 
-/// The row of a statement whose parameter is the group.
-async fn of_group(group: &LogGroup, sql: &str) -> Result<QueryResult> {
-    let row = row(group, sql, vec![group.name().into()]).await?;
-    row.ok_or_else(|| Error::new(ErrorKind::Other, "claim"))
+/// What log_horizon is asked with.
+pub(super) fn horizon_of(group: &LogGroup, sessions: &[String]) -> Values {
+    let name = Value::from(group.name());
+    match group.dialect {
+        #[cfg(feature = "postgres")]
+        Dialect::Postgres => Values(vec![name, crate::row::texts(Some(sessions))]),
+        #[allow(unreachable_patterns, reason = "there may be no other")]
+        _ => Values(vec![name]),
+    }
 }
 
 pub(super) fn unknown(group: &LogGroup) -> Error {
@@ -357,8 +362,8 @@ pub(super) fn unknown(group: &LogGroup) -> Error {
 /// More sessions than are remembered, each of them a new one.
 #[cfg(feature = "postgres")]
 fn forgetful(group: &LogGroup) -> Error {
-    let detail = "each session was a new one: they forget their settings from one statement to the next, as behind a pooler \
-                  with server_reset_query_always, or are more than 1024; a group of a log knows them by outbox.session";
+    let detail = "each session was a new one, and none before it is there: this role may not see when its sessions began, \
+                  and a pooler resets them after each transaction or ends them; a group of a log has to know them";
     Error::new(ErrorKind::Unsupported, "claim").with_table(group.log.name()).with_detail(detail)
 }
 
@@ -382,21 +387,27 @@ pub(super) fn standby(group: &LogGroup) -> Error {
 
 /// Asks how far the log may be read. A standby cannot say: it has no locks of writers.
 pub(super) async fn poll(group: &LogGroup, reader: &mut Reader) -> Result<Option<Polled>> {
-    let row = of_group(group, &group.sql.log_horizon).await?;
+    let row = row(group, &group.sql.log_horizon, horizon_of(group, &reader.sessions())).await?;
     let position = column::<Option<i64>>(&row, 2)?.ok_or_else(|| unknown(group))?;
     let last = column(&row, 0)?;
     let poll = match group.dialect {
         #[cfg(feature = "postgres")]
-        Dialect::Postgres if column(&row, 4)? => return Ok(None),
+        Dialect::Postgres if column(&row, 5)? => return Ok(None),
         #[cfg(feature = "postgres")]
-        Dialect::Postgres => Poll { last, holders: column(&row, 1)?, position, session: column(&row, 3)? },
+        Dialect::Postgres => {
+            let session = Met { name: column(&row, 3)?, is_known: column(&row, 4)? };
+            Poll { last, holders: column(&row, 1)?, position, session }
+        }
         // what is committed is below everything that is not: there is nobody to wait for
         #[allow(unreachable_patterns, reason = "there may be no other")]
-        _ => Poll { last, holders: Vec::new(), position, session: String::new() },
+        _ => {
+            let session = Met { name: String::new(), is_known: true };
+            Poll { last, holders: Vec::new(), position, session }
+        }
     };
     let is_fed = match group.dialect {
         #[cfg(feature = "postgres")]
-        Dialect::Postgres => column(&row, 5)?,
+        Dialect::Postgres => column(&row, 6)?,
         #[allow(unreachable_patterns, reason = "there may be no other")]
         _ => false,
     };

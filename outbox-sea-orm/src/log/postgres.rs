@@ -13,12 +13,13 @@ use super::LogGroup;
 use super::claim::{Claiming, Taken, Unread};
 use super::range::Place;
 use super::read::{self, Range, Read};
+use super::reader::Met;
 use crate::dialect::Dialect;
 use crate::error::from_sqlx;
 use crate::row::{ClaimedRow, ToDatabase, column};
 
-/// Leases the next range, of so many rows and messages at the most. `None` where it came to a session of which nobody knows that the
-/// horizon holds for it; what was known is void then.
+/// Leases the next range, of so many rows and messages at the most. `None` where it came to a session of which nobody knew
+/// whether the horizon holds for it: now it is known, or the horizon is void.
 pub(super) async fn take(
     claiming: &Claiming<'_>,
     unread: &Unread,
@@ -56,12 +57,14 @@ impl Take<'_> {
         from_sqlx("claim", self.group.log.name(), error)
     }
 
-    /// Forgets what was known of other sessions than this one.
+    /// Learns whose this session is: nothing is known any more where none of the others is there.
     async fn meet(&self, mut session: PoolConnection<Postgres>) -> Result<()> {
-        let name = sqlx::query(AssertSqlSafe(self.group.postgres.log_session.clone()));
-        let name = name.fetch_one(&mut *session).await.map_err(|error| self.failed(error))?;
+        let query = sqlx::query(AssertSqlSafe(self.group.postgres.log_session.clone()));
+        let row = query.bind(&self.unread.sessions).fetch_one(&mut *session).await;
+        let row = QueryResult::from(row.map_err(|error| self.failed(error))?);
         drop(session);
-        self.group.reader.lock().await.meet(column(&name.into(), 0)?, Instant::now());
+        let met = Met { name: column(&row, 0)?, is_known: column(&row, 1)? };
+        self.group.reader.lock().await.meet(met, Instant::now());
         Ok(())
     }
 

@@ -26,7 +26,14 @@ pub(super) struct Poll {
     pub(super) last: i64,
     pub(super) holders: Vec<String>,
     pub(super) position: i64,
-    pub(super) session: String,
+    pub(super) session: Met,
+}
+
+/// A session that has answered.
+pub(super) struct Met {
+    pub(super) name: String,
+    /// It is one of those that were known, or one of them is on the same server now.
+    pub(super) is_known: bool,
 }
 
 impl Reader {
@@ -55,16 +62,17 @@ impl Reader {
     }
 
     /// The sessions for which the horizon holds.
-    #[cfg(feature = "postgres")]
     pub(super) fn sessions(&self) -> Vec<String> {
         self.sessions.names()
     }
 
-    /// In a session that nobody knows nothing is known any more.
-    pub(super) fn meet(&mut self, session: String, now: Instant) {
-        if self.sessions.meet(session, now) {
+    /// Where none of the sessions is there that were known, nothing is known any more.
+    pub(super) fn meet(&mut self, session: Met, now: Instant) {
+        if !session.is_known {
             self.forget();
+            self.sessions = Sessions::default();
         }
+        self.sessions.meet(session.name, now);
     }
 
     /// Knows nothing any more.
@@ -101,22 +109,27 @@ impl Reader {
 mod tests {
     use super::*;
 
-    fn poll(last: i64, holders: &[&str], session: &str) -> Poll {
+    fn met(name: &str, is_known: bool) -> Met {
+        Met { name: name.to_owned(), is_known }
+    }
+
+    fn poll(last: i64, holders: &[&str], session: Met) -> Poll {
         let holders = holders.iter().map(|&holder| holder.to_owned()).collect();
-        Poll { last, holders, position: 0, session: session.to_owned() }
+        Poll { last, holders, position: 0, session }
     }
 
     #[test]
-    fn a_new_session_voids_what_was_remembered() {
+    fn a_session_without_the_others_voids_what_was_remembered() {
         let (mut reader, now) = (Reader::default(), Instant::now());
-        reader.learn(poll(10, &[], "a"), now);
+        reader.learn(poll(10, &[], met("a", false)), now);
         assert_eq!(reader.unread(), Some(10));
-        reader.learn(poll(20, &["1/1"], "a"), now);
+        reader.learn(poll(20, &["1/1"], met("b", true)), now);
         assert_eq!(reader.unread(), Some(10), "it drew its numbers after the poll before");
-        reader.learn(poll(30, &["1/2"], "b"), now);
+        reader.learn(poll(30, &["1/2"], met("c", false)), now);
         assert_eq!(reader.unread(), None, "nobody knows since when it holds the lock");
-        reader.learn(poll(40, &["1/3"], "a"), now);
-        assert_eq!(reader.unread(), Some(30), "the old session is known");
+        assert_eq!(reader.sessions(), ["c"], "the others were of another server");
+        reader.learn(poll(40, &["1/3"], met("c", true)), now);
+        assert_eq!(reader.unread(), Some(30));
     }
 
     #[test]
@@ -126,10 +139,10 @@ mod tests {
         let mut in_turn = (0..n_connections).cycle().map(|n| format!("session {n}"));
         let is_read = (0..2 * n_connections).any(|_| {
             let (polling, claiming) = (in_turn.next().expect("one"), in_turn.next().expect("one"));
-            reader.learn(poll(10, &[], &polling), now);
+            reader.learn(poll(10, &[], met(&polling, true)), now);
             let is_known = reader.sessions().contains(&claiming);
             if !is_known {
-                reader.meet(claiming, now);
+                reader.meet(met(&claiming, true), now);
             }
             is_known && reader.unread() == Some(10)
         });
@@ -139,33 +152,33 @@ mod tests {
     #[test]
     fn numbers_that_went_back_void_what_was_remembered() {
         let (mut reader, now) = (Reader::default(), Instant::now());
-        reader.learn(poll(10, &[], "a"), now);
-        reader.learn(poll(9, &["1/1"], "a"), now);
+        reader.learn(poll(10, &[], met("a", true)), now);
+        reader.learn(poll(9, &["1/1"], met("a", true)), now);
         assert_eq!(reader.unread(), None);
-        reader.learn(poll(12, &[], "a"), now);
+        reader.learn(poll(12, &[], met("a", true)), now);
         assert_eq!(reader.unread(), Some(12));
     }
 
     #[test]
     fn nothing_is_unread_that_was_examined() {
         let (mut reader, now) = (Reader::default(), Instant::now());
-        reader.learn(poll(10, &[], "a"), now);
+        reader.learn(poll(10, &[], met("a", true)), now);
         reader.examined(10);
         assert_eq!(reader.unread(), None);
         assert_eq!(reader.look_in(now), None, "nobody holds it back");
-        reader.learn(Poll { position: 12, ..poll(12, &[], "a") }, now);
+        reader.learn(Poll { position: 12, ..poll(12, &[], met("a", true)) }, now);
         assert_eq!(reader.unread(), None, "another dispatcher has it");
     }
 
     #[test]
     fn a_reader_that_is_held_back_looks_again() {
         let (mut reader, now) = (Reader::default(), Instant::now());
-        reader.learn(poll(10, &[], "a"), now);
-        reader.learn(poll(11, &["1/1"], "a"), now);
+        reader.learn(poll(10, &[], met("a", true)), now);
+        reader.learn(poll(11, &["1/1"], met("a", true)), now);
         assert_eq!(reader.look_in(now), Some(SOON));
         assert_eq!(reader.n_held(), 1);
         assert_eq!(reader.look_in(now + Duration::from_secs(60)), Some(LATE));
-        reader.learn(poll(11, &[], "a"), now);
+        reader.learn(poll(11, &[], met("a", true)), now);
         assert_eq!((reader.look_in(now), reader.n_held()), (None, 0));
     }
 }

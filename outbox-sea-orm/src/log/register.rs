@@ -4,6 +4,7 @@ use outbox_core::{Error, ErrorKind, MAX_DELAY, Result};
 use sea_orm::sea_query::Values;
 use sea_orm::{ConnectionTrait, QueryResult, Value};
 
+use super::claim::horizon_of;
 use super::{LogGroup, OutboxLog};
 #[cfg(feature = "postgres")]
 use crate::context::Transaction;
@@ -73,12 +74,7 @@ impl Subscription {
     fn topics(&self, dialect: Dialect) -> Value {
         match dialect {
             #[cfg(feature = "postgres")]
-            Dialect::Postgres => {
-                let elements = |topics: &Vec<String>| {
-                    Box::new(topics.iter().map(|topic| Value::from(topic.as_str())).collect())
-                };
-                Value::Array(sea_orm::sea_query::ArrayType::String, self.topics.as_ref().map(elements))
-            }
+            Dialect::Postgres => crate::row::texts(self.topics.as_deref()),
             #[allow(unreachable_patterns, reason = "there may be no other")]
             _ => self.topics.as_ref().map(|topics| serde_json::json!(topics).to_string()).into(),
         }
@@ -232,7 +228,7 @@ impl OutboxLog {
     }
 
     async fn writers(&self, group: &LogGroup) -> Result<(i64, Vec<String>)> {
-        let row = self.row(&group.sql.log_horizon, Values(vec![group.name().into()])).await?;
+        let row = self.row(&group.sql.log_horizon, horizon_of(group, &[])).await?;
         let open = match group.dialect {
             #[cfg(feature = "postgres")]
             Dialect::Postgres => column(&row, 1)?,

@@ -45,10 +45,11 @@ async fn drain(outbox: &OutboxTable, claimer: &Claimer, wanted: &BTreeSet<Messag
 }
 
 /// A claim that fails forgets where its loop was. Here none does: another call has met the broken connection.
-async fn numbers_of_a_lost_server_are_forgotten(declared: Declaration) {
+async fn numbers_of_a_lost_server_are_forgotten(declared: Declaration, is_hidden: bool) {
     let Some(pair) = Pair::start(Declaration::new()).await else { return };
-    let (ours, claimer) = (outbox(&pair.db, &declared), Claimer::new());
-    ours.migrate().await.expect("migrate");
+    outbox(&pair.db, &declared).migrate().await.expect("migrate");
+    let hidden = if is_hidden { Some(pair.connect_blind("q").await) } else { None };
+    let (ours, claimer) = (outbox(hidden.as_ref().unwrap_or(&pair.db), &declared), Claimer::new());
     let kept = enqueue(&ours, 10).await;
     pair.catch_up().await;
     pair.cut_off().await;
@@ -73,10 +74,16 @@ async fn numbers_of_a_lost_server_are_forgotten(declared: Declaration) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn numbers_of_a_lost_server_are_forgotten_by_a_queue() {
-    numbers_of_a_lost_server_are_forgotten(Declaration::new()).await;
+    numbers_of_a_lost_server_are_forgotten(Declaration::new(), false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn numbers_of_a_lost_server_are_forgotten_by_a_fair_queue() {
-    numbers_of_a_lost_server_are_forgotten(Declaration::new().fair(Fairness::Key)).await;
+    numbers_of_a_lost_server_are_forgotten(Declaration::new().fair(Fairness::Key), false).await;
+}
+
+/// Its role may not see when its own sessions began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_of_a_lost_server_are_forgotten_by_who_sees_no_sessions() {
+    numbers_of_a_lost_server_are_forgotten(Declaration::new(), true).await;
 }

@@ -10,10 +10,14 @@ use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 
 use crate::support::{eventually, proxied, value};
 
-async fn connect(url: &str) -> DatabaseConnection {
+fn options(url: &str) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
     options.max_connections(8).sqlx_logging(false);
-    Database::connect(options).await.expect("connect")
+    options
+}
+
+async fn connect(url: &str) -> DatabaseConnection {
+    Database::connect(options(url)).await.expect("connect")
 }
 
 fn address(url: &str) -> SocketAddr {
@@ -29,6 +33,7 @@ pub(crate) struct Pair {
     pub(crate) on_primary: DatabaseConnection,
     pub(crate) on_standby: DatabaseConnection,
     proxy: Proxy,
+    url: String,
     pub(crate) db: DatabaseConnection,
     pub(crate) log: OutboxLog,
 }
@@ -49,7 +54,17 @@ impl Pair {
         let db = connect(&url).await;
         let log = OutboxLog::new(&db, TableName::parse("l.log").expect("name")).declared(declared);
         log.migrate().await.expect("migrate");
-        Some(Self { primary, standby, on_primary, on_standby, proxy, db, log })
+        Some(Self { primary, standby, on_primary, on_standby, proxy, url, db, log })
+    }
+
+    /// Connects as a role that owns nothing, may use the tables of `schema`, and does not see its own sessions.
+    pub(crate) async fn connect_blind(&self, schema: &str) -> DatabaseConnection {
+        let sql = "CREATE ROLE blind; GRANT USAGE ON SCHEMA {0} TO blind;
+                   GRANT ALL ON ALL TABLES IN SCHEMA {0} TO blind; GRANT ALL ON ALL SEQUENCES IN SCHEMA {0} TO blind";
+        execute(&self.on_primary, &sql.replace("{0}", schema)).await;
+        let mut options = options(&self.url);
+        options.map_sqlx_postgres_opts(|options| options.options([("role", "blind")]));
+        Database::connect(options).await.expect("connect")
     }
 
     pub(crate) async fn register(&self, name: &str) -> LogGroup {

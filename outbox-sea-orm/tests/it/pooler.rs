@@ -227,16 +227,26 @@ async fn a_pooler_without_prepared_statements_makes_calls_fail() {
     .await;
 }
 
-/// A group of a log knows sessions by a setting of their own, and may read on only over one that it knows.
+/// A group of a log knows sessions by their processes; where its role may not see those, by a setting that a pooler must not reset.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pooler_that_resets_sessions_makes_claims_of_a_log_fail() {
-    for (reset, is_refused) in [("", false), ("RESET ALL", true)] {
+async fn claims_of_a_log_fail_where_nothing_tells_sessions_apart() {
+    // any role that is nobody's
+    const BLIND: &str = "pg_signal_backend";
+    const BLINDS: &str = "RESET ALL; SET ROLE pg_signal_backend";
+    for (reset, is_refused) in [("", false), ("RESET ALL", false), (BLINDS, true)] {
         let pooler = Options { reset, ..AS_DOCUMENTED };
         run_behind(&pooler, async |site, db| {
-            let log = OutboxLog::new(db, site.name("log")).with_shared_pool();
+            let log = OutboxLog::new(&site.db, site.name("log"));
             log.migrate().await.expect("migrate");
-            let group = log.register(Subscription::new("g")).await.expect("register");
+            log.register(Subscription::new("g")).await.expect("register");
             log.enqueue_autocommit(Draft::new("t", "")).await.expect("enqueue");
+            let schema = site.schema();
+            site.execute(&format!(
+                "GRANT USAGE ON SCHEMA {schema} TO {BLIND}; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {BLIND};
+                 GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {BLIND}"
+            ))
+            .await;
+            let group = OutboxLog::new(db, site.name("log")).with_shared_pool().group("g").expect("a name");
             let claimed = group.claim(ClaimRequest::new(1, PATIENCE)).await;
             let kind = claimed.map(|claim| claim.messages.len()).map_err(|error| error.kind());
             assert_eq!(kind, if is_refused { Err(ErrorKind::Unsupported) } else { Ok(1) });

@@ -6,8 +6,7 @@ SELECT handed_out.last,
               WHERE locktype = 'relation' AND relation = '"outbox"'::regclass AND mode = 'RowExclusiveLock'
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
                 AND handed_out.last IS NOT NULL),
-       me.session,
-       CASE WHEN me.session = ANY ($1::text[]) THEN true
-            ELSE EXISTS (SELECT FROM pg_stat_get_activity(NULL) AS a WHERE a.pid || ' ' || extract(epoch FROM a.backend_start) = ANY ($1::text[])) END
+       me.name,
+       me.name = ANY (me.known) OR {is_there}
   FROM (SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('"outbox"', 'seq')::regclass), 0) AS last OFFSET 0) AS handed_out
- CROSS JOIN (SELECT coalesce(max(pid || ' ' || extract(epoch FROM backend_start)), '') AS session FROM pg_stat_get_activity(pg_backend_pid()) OFFSET 0) AS me
+ CROSS JOIN (SELECT {named_session} AS name, $1::text[] AS known OFFSET 0) AS me

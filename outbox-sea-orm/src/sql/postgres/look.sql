@@ -19,9 +19,8 @@ SELECT ready.lowest,
               WHERE locktype = 'relation' AND relation = '"outbox"'::regclass AND mode = 'RowExclusiveLock'
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
                 AND handed_out.last IS NOT NULL),
-       me.session,
-       CASE WHEN me.session = ANY ($3::text[]) THEN true
-            ELSE EXISTS (SELECT FROM pg_stat_get_activity(NULL) AS a WHERE a.pid || ' ' || extract(epoch FROM a.backend_start) = ANY ($3::text[])) END,
+       me.name,
+       me.name = ANY (me.known) OR {is_there},
        leased.n_expired,
        leased.next_expiry
   FROM (SELECT CASE WHEN $2::text[] IS NULL
@@ -38,7 +37,7 @@ SELECT ready.lowest,
                END AS lowest OFFSET 0) AS ready
  CROSS JOIN (SELECT min(available_at) AS available_at FROM "outbox" WHERE state = 1) AS parked
  CROSS JOIN (SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('"outbox"', 'seq')::regclass), 0) AS last OFFSET 0) AS handed_out
- CROSS JOIN (SELECT coalesce(max(pid || ' ' || extract(epoch FROM backend_start)), '') AS session FROM pg_stat_get_activity(pg_backend_pid()) OFFSET 0) AS me
+ CROSS JOIN (SELECT {named_session} AS name, $3::text[] AS known OFFSET 0) AS me
  CROSS JOIN LATERAL (
        SELECT count(*) FILTER (WHERE leased_until <= clock_timestamp()) AS n_expired,
               (extract(epoch FROM min(leased_until) FILTER (WHERE leased_until > clock_timestamp() AND leased_until <= '9999-12-31Z')

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use outbox_core::{Claim, ClaimRequest, Claimer, Draft, MessageId, Outcome, Repository};
 use outbox_sea_orm::{LogGroup, OutboxLog, Start, Subscription};
 use outbox_testkit::server::{Settings, StopMode, private};
+use sea_orm::TransactionTrait;
 use tokio::time::timeout;
 
 use crate::support::{LEASE, Log, Pool, Site, eventually, on_postgres, run_logged, settle_all};
@@ -162,6 +163,22 @@ async fn dispatchers_of_a_group_share_its_ranges(site: &Site) {
     assert_eq!(BTreeSet::from_iter(delivered), BTreeSet::from_iter(expected));
 }
 
+/// How far the log may be read is known while a session is there that was asked, whichever it was.
+async fn another_connection_reads_on_past_an_open_transaction(site: &Site) {
+    let (log, _) = log(site).await;
+    let expected = enqueue(&log, sized(150, 10)).await;
+    let db = site.connect(Pool::of(2)).await;
+    let group = OutboxLog::new(&db, log.name().clone()).with_shared_pool().group("g").expect("a name");
+    let request = request(50).with_claimer(Claimer::new());
+    assert_eq!(ids(&group.claim(request.clone()).await.expect("claim")), expected[..50]);
+    let producer = site.db.begin().await.expect("begin");
+    log.enqueue_in(&producer, sized(1, 10)).await.expect("enqueue");
+    let asked = db.begin().await.expect("the session that was asked");
+    assert_eq!(drain(&group, &request).await, expected[50..]);
+    asked.rollback().await.expect("end");
+    producer.rollback().await.expect("end");
+}
+
 on_postgres!(
     nobody_waits_while_a_range_is_read,
     bytes_of_a_claim_are_bounded_whatever_the_last_one_had,
@@ -169,6 +186,7 @@ on_postgres!(
     range_that_nobody_has_read_is_given_up_whole,
     groups_with_topics_read_their_own,
     dispatchers_of_a_group_share_its_ranges,
+    another_connection_reads_on_past_an_open_transaction,
 );
 
 /// A claim is on disk when it returns, although its first statement does not wait for that: here nobody else writes it.
