@@ -4,6 +4,7 @@ mod claim;
 #[cfg(feature = "wal")]
 mod feed;
 mod group;
+mod last_range;
 mod operations;
 #[cfg(feature = "postgres")]
 mod partitions;
@@ -106,7 +107,8 @@ impl OutboxLog {
     /// every service that uses the log must declare the same.
     ///
     /// While a message of a key waits, is dead, or is claimed and another one follows, what is read of the key is copied to
-    /// the group's own table, which is an ordered outbox table. A redriven message comes after what waits there of its key.
+    /// the group's own table, which is an ordered outbox table. A redriven message comes after what waits there of its key. So a
+    /// claim of a loop waits up to 50 ms for what the same process has claimed before to be settled.
     #[must_use]
     pub fn ordered(self, on_dead: OnDead) -> Self {
         let declared = self.declared.clone().ordered(on_dead);

@@ -241,7 +241,11 @@ impl<'a> Claiming<'a> {
     /// at a horizon that is older than this claim.
     pub(super) async fn take_log(&mut self) -> Result<()> {
         let mut n_examined = self.request.limit as i64;
+        let is_ordered = self.group.order().is_some();
         while let Some(unread) = self.unread().await? {
+            if is_ordered && self.request.claimer.is_some() {
+                self.group.last_range.wait().await;
+            }
             let Some(taken) = self.take(&unread, n_examined, self.n_left()).await? else { continue };
             let is_all = taken.is_all;
             self.kept.note_size(&taken.rows);
@@ -249,6 +253,9 @@ impl<'a> Claiming<'a> {
                 self.group.reader.lock().await.examined(unread.horizon);
             }
             self.add(taken.rows).await?;
+            if is_ordered {
+                self.group.last_range.claimed(&self.claim.messages);
+            }
             let may_go_on =
                 is_all && !unread.is_fresh && self.request.max_bytes.is_none() && self.n_left() > 0;
             if !self.claim.is_empty() && !may_go_on {
@@ -274,7 +281,9 @@ impl<'a> Claiming<'a> {
     async fn unread(&mut self) -> Result<Option<Unread>> {
         let mut reader = self.group.reader.lock().await;
         let known = Unread::of(&reader, false);
-        if known.is_some() {
+        // a second range of this claim would find the keys of the first one held
+        let is_enough = self.group.order().is_none() || reader.n_unread() >= self.request.limit as u64;
+        if known.is_some() && is_enough {
             return Ok(known);
         }
         let Some(Polled { now, is_fed }) = poll(self.group, &mut reader).await? else {
@@ -344,7 +353,10 @@ async fn row(group: &LogGroup, sql: &str, values: Values) -> Result<QueryResult>
 }
 
 /// What log_horizon is asked with.
-pub(super) fn horizon_of(group: &LogGroup, sessions: &[String]) -> Values {
+pub(super) fn horizon_of(
+    group: &LogGroup,
+    #[allow(unused_variables, reason = "SQLite has none")] sessions: &[String],
+) -> Values {
     let name = Value::from(group.name());
     match group.dialect {
         #[cfg(feature = "postgres")]

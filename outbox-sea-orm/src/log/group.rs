@@ -9,6 +9,7 @@ use outbox_core::{
 use tokio::sync::Mutex;
 
 use super::OutboxLog;
+use super::last_range::LastRange;
 use super::reader::Reader;
 use crate::dialect::Dialect;
 use crate::repository::OutboxTable;
@@ -45,6 +46,7 @@ pub struct LogGroup {
     #[cfg(feature = "sqlite")]
     pub(super) sqlite: Arc<SqliteLogSql>,
     pub(super) reader: Arc<Mutex<Reader>>,
+    pub(super) last_range: Arc<LastRange>,
     #[cfg(feature = "wal")]
     pub(super) feed: Option<Arc<super::feed::Feed>>,
 }
@@ -64,6 +66,7 @@ impl LogGroup {
             log: log.clone(),
             name: name.into(),
             reader: Arc::default(),
+            last_range: Arc::default(),
             #[cfg(feature = "wal")]
             feed: None,
         })

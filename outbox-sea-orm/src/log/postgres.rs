@@ -64,7 +64,12 @@ impl Take<'_> {
         let row = QueryResult::from(row.map_err(|error| self.failed(error))?);
         drop(session);
         let met = Met { name: column(&row, 0)?, is_known: column(&row, 1)? };
-        self.group.reader.lock().await.meet(met, Instant::now());
+        let mut reader = self.group.reader.lock().await;
+        if self.unread.sessions.contains(&met.name) {
+            // it was not the session: the group is gone
+            reader.forget();
+        }
+        reader.meet(met, Instant::now());
         Ok(())
     }
 

@@ -42,6 +42,11 @@ impl Reader {
         (self.horizon.at > self.read_to).then_some(self.horizon.at)
     }
 
+    /// How many numbers are below the horizon that nobody has examined.
+    pub(super) fn n_unread(&self) -> u64 {
+        u64::try_from(self.horizon.at - self.read_to).unwrap_or_default()
+    }
+
     /// Nothing can appear up to here any more.
     #[cfg(feature = "wal")]
     pub(super) fn horizon(&self) -> i64 {

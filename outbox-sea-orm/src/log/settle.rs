@@ -157,6 +157,7 @@ async fn settle_ranges(group: &LogGroup, mut items: Vec<Item>) -> Result<HashSet
     let mut lost = HashSet::new();
     for chunk in items.chunks(MAX_LEASES) {
         lost.extend(settle_chunk(group, chunk).await?);
+        group.last_range.settled(chunk.iter().map(|item| &item.lease));
     }
     Ok(lost)
 }
