@@ -56,6 +56,8 @@ mod processed;
 mod repository;
 mod row;
 mod schema;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sessions;
 mod settle;
 mod shield;
 mod sql;

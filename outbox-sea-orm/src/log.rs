@@ -4,7 +4,7 @@ mod claim;
 #[cfg(feature = "wal")]
 mod feed;
 mod group;
-mod last_range;
+mod last_claim;
 mod operations;
 #[cfg(feature = "postgres")]
 mod partitions;
@@ -15,7 +15,6 @@ mod range;
 mod read;
 mod reader;
 mod register;
-mod sessions;
 mod settle;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -108,7 +107,7 @@ impl OutboxLog {
     ///
     /// While a message of a key waits, is dead, or is claimed and another one follows, what is read of the key is copied to
     /// the group's own table, which is an ordered outbox table. A redriven message comes after what waits there of its key. So a
-    /// claim of a loop waits up to 50 ms for what the same process has claimed before to be settled.
+    /// claim of a loop waits up to 50 ms until what the same handle or a clone of it has claimed before is settled.
     #[must_use]
     pub fn ordered(self, on_dead: OnDead) -> Self {
         let declared = self.declared.clone().ordered(on_dead);

@@ -18,6 +18,7 @@ use crate::error::from_sqlx;
 use crate::horizon::Horizon;
 use crate::repository::{Fair, OutboxTable, Table};
 use crate::row::{ClaimedRow, ToDatabase, bury_undecodable, column, from_duration, texts};
+use crate::sessions::Sessions;
 use crate::shield::Db;
 use crate::sql::PostgresSql;
 use crate::turns::reached_lane;
@@ -30,8 +31,6 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_WALK: i64 = 1_000;
 /// How long a new loop waits at the most until it walks for expired leases below a backlog.
 const FIRST_WALK: Duration = Duration::from_secs(5);
-/// The most sessions that are remembered: the last one is enough while it is there.
-const MAX_SESSIONS: usize = 16;
 /// The most parked rows that one claim makes ready at a time.
 const PROMOTE_LIMIT: i64 = 1_000;
 /// Claims, settlements and extensions at the same time; the wake-up's connection comes on top.
@@ -130,7 +129,7 @@ struct Marks {
     safe: i64,
     horizon: Horizon,
     /// One of them is there as long as the server has not been another, and has not crashed.
-    sessions: Vec<String>,
+    sessions: Sessions,
     looked_at: Option<Instant>,
     whole_at: Option<Instant>,
     next_due: Option<Instant>,
@@ -162,25 +161,20 @@ impl Marks {
     fn learn(&mut self, row: &QueryResult, at: usize, safe: i64) -> Result<bool> {
         let (last, holders): (i64, Vec<String>) = (column(row, at)?, column(row, at + 1)?);
         let (session, is_there): (String, bool) = (column(row, at + 2)?, column(row, at + 3)?);
-        let is_same = is_there || self.sessions.is_empty();
-        let holds = is_same && self.horizon.learn(last, holders.clone(), safe);
+        // the first one finds nothing that could be forgotten
+        let holds = (is_there || self.sessions.is_empty()) && self.horizon.learn(last, holders.clone(), safe);
         if !holds {
             (self.fast, self.safe) = (None, 0);
             self.horizon = Horizon::default();
             self.front.forget();
             let _ = self.horizon.learn(last, holders, 0);
         }
-        if !self.sessions.contains(&session) {
-            if !is_same || self.sessions.len() >= MAX_SESSIONS {
-                self.sessions.clear();
-            }
-            self.sessions.push(session);
-        }
+        self.sessions.meet(session, Instant::now());
         Ok(holds)
     }
 
     fn sessions(&self) -> Value {
-        texts(Some(&self.sessions))
+        texts(Some(&self.sessions.names()))
     }
 
     /// The mark of a claim that needs no look before it: usually `fast`, now and then `safe` when that is near.

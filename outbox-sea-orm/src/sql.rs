@@ -622,11 +622,11 @@ fn render(dialect: Dialect, table: &TableName, template: &str, text: &str) -> St
 /// whose role may not see that of its own, as after SET ROLE, gets a random name.
 #[cfg(feature = "postgres")]
 fn name_sessions(text: &str) -> String {
-    const SET: &str = "nullif(current_setting('outbox.session', true), '')";
+    const SET: &str = "nullif(current_setting('outbox.reader', true), '')";
     const PROCESS: &str = "(SELECT pid || ' ' || extract(epoch FROM backend_start) FROM pg_stat_get_activity(pg_backend_pid()))";
-    text.replace("{session}", &format!("coalesce({SET}, {PROCESS})"))
-        .replace("{named_session}", &format!("set_config('outbox.session', coalesce({SET}, {PROCESS}, gen_random_uuid()::text), false)"))
-        .replace("{is_there}", "EXISTS (SELECT FROM pg_stat_get_activity(NULL) AS a WHERE a.pid || ' ' || extract(epoch FROM a.backend_start) = ANY (me.known))")
+    text.replace("\"this_session\"", &format!("coalesce({SET}, {PROCESS})"))
+        .replace("\"named_session\"", &format!("set_config('outbox.reader', coalesce({SET}, {PROCESS}, gen_random_uuid()::text), false)"))
+        .replace("\"is_there\"", "EXISTS (SELECT FROM pg_stat_get_activity(NULL) AS a WHERE a.pid || ' ' || extract(epoch FROM a.backend_start) = ANY (me.known))")
 }
 
 /// What identifiers are quoted with.

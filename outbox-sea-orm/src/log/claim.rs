@@ -80,6 +80,10 @@ pub(super) struct Claiming<'a> {
     kept: Loop,
     claim: Claim,
     look_in: Option<Duration>,
+    /// On an ordered log: for the claim before.
+    has_waited: bool,
+    /// What is known of the horizon may not hold for this claim: a poll tells.
+    is_poll_due: bool,
     /// How many of its statements came to a session of which nobody knew.
     #[cfg(feature = "postgres")]
     n_met: usize,
@@ -123,7 +127,7 @@ pub(super) async fn read_ahead(group: &LogGroup) -> Result<()> {
     while let Some(unread) = claiming.unread().await? {
         let Some(taken) = claiming.take(&unread, MAX_EXAMINED, 0).await? else { continue };
         if taken.is_all {
-            group.reader.lock().await.examined(unread.horizon);
+            group.reader.lock().await.examined(unread.epoch, unread.horizon);
         } else if taken.n_examined == 0 {
             break;
         }
@@ -139,6 +143,8 @@ impl<'a> Claiming<'a> {
             kept: Loop::of(group, request),
             claim: Claim::default(),
             look_in: None,
+            has_waited: false,
+            is_poll_due: false,
             #[cfg(feature = "postgres")]
             n_met: 0,
         }
@@ -243,18 +249,19 @@ impl<'a> Claiming<'a> {
         let mut n_examined = self.request.limit as i64;
         let is_ordered = self.group.order().is_some();
         while let Some(unread) = self.unread().await? {
-            if is_ordered && self.request.claimer.is_some() {
-                self.group.last_range.wait().await;
+            if is_ordered && self.request.claimer.is_some() && !std::mem::replace(&mut self.has_waited, true)
+            {
+                self.group.last_claim.wait().await;
             }
             let Some(taken) = self.take(&unread, n_examined, self.n_left()).await? else { continue };
             let is_all = taken.is_all;
             self.kept.note_size(&taken.rows);
             if is_all {
-                self.group.reader.lock().await.examined(unread.horizon);
+                self.group.reader.lock().await.examined(unread.epoch, unread.horizon);
             }
             self.add(taken.rows).await?;
             if is_ordered {
-                self.group.last_range.claimed(&self.claim.messages);
+                self.group.last_claim.claimed(&self.claim.messages);
             }
             let may_go_on =
                 is_all && !unread.is_fresh && self.request.max_bytes.is_none() && self.n_left() > 0;
@@ -283,7 +290,7 @@ impl<'a> Claiming<'a> {
         let known = Unread::of(&reader, false);
         // a second range of this claim would find the keys of the first one held
         let is_enough = self.group.order().is_none() || reader.n_unread() >= self.request.limit as u64;
-        if known.is_some() && is_enough {
+        if !std::mem::take(&mut self.is_poll_due) && is_enough && known.is_some() {
             return Ok(known);
         }
         let Some(Polled { now, is_fed }) = poll(self.group, &mut reader).await? else {
@@ -303,8 +310,9 @@ impl<'a> Claiming<'a> {
             #[cfg(feature = "postgres")]
             Dialect::Postgres => {
                 let taken = super::postgres::take(self, unread, n_examined, limit).await?;
+                self.is_poll_due = taken.is_none();
                 self.n_met += usize::from(taken.is_none());
-                if self.n_met > 2 * super::sessions::MAX { Err(forgetful(self.group)) } else { Ok(taken) }
+                if self.n_met > 2 * crate::sessions::MAX { Err(forgetful(self.group)) } else { Ok(taken) }
             }
             #[cfg(feature = "sqlite")]
             Dialect::Sqlite => {
@@ -400,7 +408,11 @@ pub(super) fn standby(group: &LogGroup) -> Error {
 /// Asks how far the log may be read. A standby cannot say: it has no locks of writers.
 pub(super) async fn poll(group: &LogGroup, reader: &mut Reader) -> Result<Option<Polled>> {
     let row = row(group, &group.sql.log_horizon, horizon_of(group, &reader.sessions())).await?;
-    let position = column::<Option<i64>>(&row, 2)?.ok_or_else(|| unknown(group))?;
+    let Some(position) = column(&row, 2)? else {
+        // it may be registered again, and begin elsewhere
+        reader.forget();
+        return Err(unknown(group));
+    };
     let last = column(&row, 0)?;
     let poll = match group.dialect {
         #[cfg(feature = "postgres")]
@@ -469,6 +481,7 @@ fn elapse(group: &LogGroup, row: &QueryResult, index: usize) -> Result<Option<Du
 /// Up to where the log may be read.
 pub(super) struct Unread {
     pub(super) horizon: i64,
+    epoch: u64,
     /// For which this holds.
     #[cfg(feature = "postgres")]
     pub(super) sessions: Vec<String>,
@@ -480,6 +493,7 @@ impl Unread {
     fn of(reader: &Reader, is_fresh: bool) -> Option<Self> {
         let unread = |horizon| Self {
             horizon,
+            epoch: reader.epoch(),
             #[cfg(feature = "postgres")]
             sessions: reader.sessions(),
             is_fresh,

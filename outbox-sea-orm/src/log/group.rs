@@ -9,7 +9,7 @@ use outbox_core::{
 use tokio::sync::Mutex;
 
 use super::OutboxLog;
-use super::last_range::LastRange;
+use super::last_claim::LastClaim;
 use super::reader::Reader;
 use crate::dialect::Dialect;
 use crate::repository::OutboxTable;
@@ -46,7 +46,7 @@ pub struct LogGroup {
     #[cfg(feature = "sqlite")]
     pub(super) sqlite: Arc<SqliteLogSql>,
     pub(super) reader: Arc<Mutex<Reader>>,
-    pub(super) last_range: Arc<LastRange>,
+    pub(super) last_claim: Arc<LastClaim>,
     #[cfg(feature = "wal")]
     pub(super) feed: Option<Arc<super::feed::Feed>>,
 }
@@ -66,7 +66,7 @@ impl LogGroup {
             log: log.clone(),
             name: name.into(),
             reader: Arc::default(),
-            last_range: Arc::default(),
+            last_claim: Arc::default(),
             #[cfg(feature = "wal")]
             feed: None,
         })

@@ -74,7 +74,7 @@ async fn next_old(
     transactor(&table.db)
         .run(async |cx| {
             let connection = cx.connection()?;
-            begin(table, connection, true).await?;
+            begin(table, connection, !dry_run).await?;
             let rows = look_for_old(table, connection, of, age, MAX_DROPPED).await?;
             let all = rows.iter().map(|row| of.read(table, row)).collect::<Result<Vec<_>>>()?;
             let next = all.into_iter().find(|partition| !seen.contains(&partition.name));

@@ -19,7 +19,7 @@ use crate::error::from_sqlx;
 use crate::row::{ClaimedRow, ToDatabase, column};
 
 /// Leases the next range, of so many rows and messages at the most. `None` where it came to a session of which nobody knew
-/// whether the horizon holds for it: now it is known, or the horizon is void.
+/// whether the horizon holds for it: now it is known, or the horizon is void. Or where the group is gone.
 pub(super) async fn take(
     claiming: &Claiming<'_>,
     unread: &Unread,
@@ -64,12 +64,7 @@ impl Take<'_> {
         let row = QueryResult::from(row.map_err(|error| self.failed(error))?);
         drop(session);
         let met = Met { name: column(&row, 0)?, is_known: column(&row, 1)? };
-        let mut reader = self.group.reader.lock().await;
-        if self.unread.sessions.contains(&met.name) {
-            // it was not the session: the group is gone
-            reader.forget();
-        }
-        reader.meet(met, Instant::now());
+        self.group.reader.lock().await.meet(met, Instant::now());
         Ok(())
     }
 

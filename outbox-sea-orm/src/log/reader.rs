@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::sessions::Sessions;
 use crate::horizon::Horizon;
+use crate::sessions::Sessions;
 
 /// How soon and how late a reader looks again while an open transaction holds it back.
 const SOON: Duration = Duration::from_millis(2);
@@ -16,6 +16,10 @@ pub(super) struct Reader {
     sessions: Sessions,
     /// Everything up to here has been examined by some dispatcher of the group.
     read_to: i64,
+    /// The group's position as of the last poll.
+    position: i64,
+    /// How many times something was forgotten.
+    n_forgotten: u64,
     held_since: Option<Instant>,
     /// When the group's own table was looked at last.
     pub(super) own_at: Option<Instant>,
@@ -61,6 +65,11 @@ impl Reader {
             self.forget();
             let _ = self.horizon.learn(poll.last, poll.holders, 0);
         }
+        if poll.position < self.position {
+            // the group was removed and registered again
+            self.read_again();
+        }
+        self.position = poll.position;
         self.read_to = self.read_to.max(poll.position);
         let was_held = self.held_since.filter(|_| is_held && self.horizon.at < self.horizon.last);
         self.held_since = (is_held && self.horizon.at < self.horizon.last).then(|| was_held.unwrap_or(now));
@@ -75,7 +84,6 @@ impl Reader {
     pub(super) fn meet(&mut self, session: Met, now: Instant) {
         if !session.is_known {
             self.forget();
-            self.sessions = Sessions::default();
         }
         self.sessions.meet(session.name, now);
     }
@@ -83,12 +91,18 @@ impl Reader {
     /// Knows nothing any more.
     pub(super) fn forget(&mut self) {
         self.horizon = Horizon::default();
-        self.read_to = 0;
+        self.read_again();
     }
 
-    /// A feed has begun or ended: what was examined ended where it began. How far the log may be read stands.
+    /// Nobody may have examined what was. How far the log may be read stands.
     pub(super) fn read_again(&mut self) {
         self.read_to = 0;
+        self.n_forgotten += 1;
+    }
+
+    /// Changes when something is forgotten.
+    pub(super) fn epoch(&self) -> u64 {
+        self.n_forgotten
     }
 
     /// How many numbers were handed out that may not be read yet, as of the last poll.
@@ -98,9 +112,11 @@ impl Reader {
         u64::try_from(n).unwrap_or_default()
     }
 
-    /// Everything up to `horizon` was examined.
-    pub(super) fn examined(&mut self, horizon: i64) {
-        self.read_to = self.read_to.max(horizon.min(self.horizon.at));
+    /// Everything up to `horizon` was examined, as it was known in an epoch.
+    pub(super) fn examined(&mut self, epoch: u64, horizon: i64) {
+        if epoch == self.n_forgotten {
+            self.read_to = self.read_to.max(horizon.min(self.horizon.at));
+        }
     }
 
     /// When to look again although nobody says so, because an open transaction holds the reader back and may roll back.
@@ -132,7 +148,6 @@ mod tests {
         assert_eq!(reader.unread(), Some(10), "it drew its numbers after the poll before");
         reader.learn(poll(30, &["1/2"], met("c", false)), now);
         assert_eq!(reader.unread(), None, "nobody knows since when it holds the lock");
-        assert_eq!(reader.sessions(), ["c"], "the others were of another server");
         reader.learn(poll(40, &["1/3"], met("c", true)), now);
         assert_eq!(reader.unread(), Some(30));
     }
@@ -144,10 +159,13 @@ mod tests {
         let mut in_turn = (0..n_connections).cycle().map(|n| format!("session {n}"));
         let is_read = (0..2 * n_connections).any(|_| {
             let (polling, claiming) = (in_turn.next().expect("one"), in_turn.next().expect("one"));
-            reader.learn(poll(10, &[], met(&polling, true)), now);
-            let is_known = reader.sessions().contains(&claiming);
+            // nobody but itself knows a session
+            let is_known = |reader: &Reader, name: &String| reader.sessions().contains(name);
+            let polled = met(&polling, is_known(&reader, &polling));
+            reader.learn(poll(10, &[], polled), now);
+            let is_known = is_known(&reader, &claiming);
             if !is_known {
-                reader.meet(met(&claiming, true), now);
+                reader.meet(met(&claiming, false), now);
             }
             is_known && reader.unread() == Some(10)
         });
@@ -165,10 +183,21 @@ mod tests {
     }
 
     #[test]
+    fn a_group_that_was_registered_again_is_read_again() {
+        let (mut reader, now) = (Reader::default(), Instant::now());
+        reader.learn(Poll { position: 8, ..poll(10, &[], met("a", false)) }, now);
+        let epoch = reader.epoch();
+        reader.learn(Poll { position: 2, ..poll(10, &[], met("a", true)) }, now);
+        reader.examined(epoch, 10);
+        assert_eq!(reader.unread(), Some(10), "who has examined it did so for the group before");
+        assert_eq!(reader.n_unread(), 8);
+    }
+
+    #[test]
     fn nothing_is_unread_that_was_examined() {
         let (mut reader, now) = (Reader::default(), Instant::now());
         reader.learn(poll(10, &[], met("a", true)), now);
-        reader.examined(10);
+        reader.examined(reader.epoch(), 10);
         assert_eq!(reader.unread(), None);
         assert_eq!(reader.look_in(now), None, "nobody holds it back");
         reader.learn(Poll { position: 12, ..poll(12, &[], met("a", true)) }, now);

@@ -31,6 +31,7 @@ pub(super) async fn settle(group: &LogGroup, settlements: Vec<Settlement>) -> Re
         counted.map(|(settlement, _)| settlement).partition(|settlement| settlement.lease.locator < 0);
     let items = in_log.iter().cloned().map(|settlement| Item::new(group.dialect, settlement)).collect();
     let mut lost = settle_ranges(group, items).await?;
+    group.last_claim.settled(in_log.iter().map(|settlement| &settlement.lease));
     let moved = moved(group, &lost).await?;
     for settlement in in_log {
         if let Some(lease) = moved.get(&settlement.lease) {
@@ -157,7 +158,6 @@ async fn settle_ranges(group: &LogGroup, mut items: Vec<Item>) -> Result<HashSet
     let mut lost = HashSet::new();
     for chunk in items.chunks(MAX_LEASES) {
         lost.extend(settle_chunk(group, chunk).await?);
-        group.last_range.settled(chunk.iter().map(|item| &item.lease));
     }
     Ok(lost)
 }

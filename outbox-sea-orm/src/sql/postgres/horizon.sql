@@ -7,6 +7,6 @@ SELECT handed_out.last,
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
                 AND handed_out.last IS NOT NULL),
        me.name,
-       me.name = ANY (me.known) OR {is_there}
+       me.name = ANY (me.known) OR "is_there"
   FROM (SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('"outbox"', 'seq')::regclass), 0) AS last OFFSET 0) AS handed_out
- CROSS JOIN (SELECT {named_session} AS name, $1::text[] AS known OFFSET 0) AS me
+ CROSS JOIN (SELECT "named_session" AS name, $1::text[] AS known OFFSET 0) AS me

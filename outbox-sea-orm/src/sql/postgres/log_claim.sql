@@ -7,7 +7,7 @@
 -- log_claim_mixed is for that. Index: log_seq.
 -- It commits without waiting for the disk, so that nobody waits for the position meanwhile: log_read does.
 WITH cursor AS MATERIALIZED (
-  SELECT position, topics, least($5, fed_above) AS horizon FROM "log_groups" WHERE name = $1 AND {session} = ANY ($7::text[]) FOR UPDATE),
+  SELECT position, topics, least($5, fed_above) AS horizon FROM "log_groups" WHERE name = $1 AND "this_session" = ANY ($7::text[]) FOR UPDATE),
 ended AS MATERIALIZED (
   SELECT c.position, c.topics, e.n, e.upto, e.n_own, e.n_own <= $6 AS is_plain,
          e.n < CASE WHEN c.topics IS NULL THEN least($4, $6) ELSE $4 END AS is_all

@@ -2,7 +2,7 @@
 -- goes to the group's own table, and the claim ends before the limit or max_bytes, but never before its first message.
 -- $1 to $4 as there, $5 topics that are served or NULL, $6 max_bytes, $7 horizon, $8 limit, $9 names of sessions.
 WITH cursor AS MATERIALIZED (
-  SELECT position, topics, least($7, fed_above) AS horizon FROM "log_groups" WHERE name = $1 AND {session} = ANY ($9::text[]) FOR UPDATE),
+  SELECT position, topics, least($7, fed_above) AS horizon FROM "log_groups" WHERE name = $1 AND "this_session" = ANY ($9::text[]) FOR UPDATE),
 running AS MATERIALIZED (
   SELECT seq, is_wanted, is_own, count(*) FILTER (WHERE is_wanted) OVER upwards AS place,
          count(*) FILTER (WHERE is_own) OVER upwards AS n_own, coalesce(sum(bytes) FILTER (WHERE is_own) OVER upwards, 0) AS bytes

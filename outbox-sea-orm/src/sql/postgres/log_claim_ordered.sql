@@ -5,7 +5,7 @@
 -- Whoever waited for the position sees a newer row than its snapshot has: ranges and own table may be newer too, so it takes
 -- nothing and says so.
 WITH cursor AS MATERIALIZED (
-  SELECT ctid AS tid, position, topics FROM "log_groups" WHERE name = $1 AND {session} = ANY ($9::text[]) FOR UPDATE),
+  SELECT ctid AS tid, position, topics FROM "log_groups" WHERE name = $1 AND "this_session" = ANY ($9::text[]) FOR UPDATE),
 known AS MATERIALIZED (
   SELECT position, topics FROM cursor WHERE tid = (SELECT ctid FROM "log_groups" WHERE name = $1)),
 -- What is leased with ranges and not settled, by its place there.

@@ -11,8 +11,8 @@ SELECT handed_out.last,
                 AND handed_out.last IS NOT NULL),
        (SELECT position FROM "log_groups" WHERE name = $1),
        me.name,
-       me.name = ANY (me.known) OR {is_there},
+       me.name = ANY (me.known) OR "is_there",
        pg_is_in_recovery(),
        coalesce((SELECT position >= fed_above FROM "log_groups" WHERE name = $1), false)
   FROM (SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('"log"', 'seq')::regclass), 0) AS last OFFSET 0) AS handed_out
- CROSS JOIN (SELECT {named_session} AS name, $2::text[] AS known OFFSET 0) AS me
+ CROSS JOIN (SELECT "named_session" AS name, $2::text[] AS known OFFSET 0) AS me

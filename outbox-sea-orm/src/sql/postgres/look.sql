@@ -20,7 +20,7 @@ SELECT ready.lowest,
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
                 AND handed_out.last IS NOT NULL),
        me.name,
-       me.name = ANY (me.known) OR {is_there},
+       me.name = ANY (me.known) OR "is_there",
        leased.n_expired,
        leased.next_expiry
   FROM (SELECT CASE WHEN $2::text[] IS NULL
@@ -37,7 +37,7 @@ SELECT ready.lowest,
                END AS lowest OFFSET 0) AS ready
  CROSS JOIN (SELECT min(available_at) AS available_at FROM "outbox" WHERE state = 1) AS parked
  CROSS JOIN (SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('"outbox"', 'seq')::regclass), 0) AS last OFFSET 0) AS handed_out
- CROSS JOIN (SELECT {named_session} AS name, $3::text[] AS known OFFSET 0) AS me
+ CROSS JOIN (SELECT "named_session" AS name, $3::text[] AS known OFFSET 0) AS me
  CROSS JOIN LATERAL (
        SELECT count(*) FILTER (WHERE leased_until <= clock_timestamp()) AS n_expired,
               (extract(epoch FROM min(leased_until) FILTER (WHERE leased_until > clock_timestamp() AND leased_until <= '9999-12-31Z')

@@ -366,19 +366,32 @@ async fn keys_that_succeed_stay_in_the_log(log: &Log) {
     }
 }
 
-/// A claim waits a little for the range that its process has claimed before, so that its keys stay in the log; not for long.
-async fn a_claim_waits_for_the_range_before_it(log: &Log) {
+/// A claim waits a little for the one before, so that its keys stay in the log; not for long.
+async fn a_claim_waits_for_the_one_before_it(log: &Log) {
     let request = ClaimRequest::new(10, LEASE).with_claimer(Claimer::new());
     let claim = async || log.group.claim(request.clone()).await.expect("claim");
-    enqueue(log, (0..20).map(|n| format!("key {}", n % 10))).await;
-    let first = claim().await;
-    let (second, ()) = tokio::join!(claim(), async {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        settle_all(&log.group, &first, Outcome::Done).await;
-    });
-    assert_eq!((first.messages.len(), second.messages.len()), (10, 10));
-    assert_eq!(log.count("log_group_billing").await, 0);
-    enqueue(log, ["key 1".into(), "another".into()]).await;
+    // a busy machine may settle too late
+    let mut tries = 1..=20;
+    let second = loop {
+        let n_try = tries.next().expect("one of the tries finds every key in the log");
+        enqueue(log, (0..20).map(|n| format!("key {} of try {n_try}", n % 10))).await;
+        let first = claim().await;
+        let (second, ()) = tokio::join!(claim(), async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            settle_all(&log.group, &first, Outcome::Done).await;
+        });
+        assert_eq!(first.messages.len(), 10);
+        if log.count("log_group_billing").await == 0 {
+            assert_eq!(second.messages.len(), 10);
+            break second;
+        }
+        let mut rest = second;
+        while !rest.is_empty() {
+            settle_all(&log.group, &rest, Outcome::Done).await;
+            rest = claim().await;
+        }
+    };
+    enqueue(log, [second.messages[0].message.key.clone().expect("a key"), "another".into()]).await;
     let third = tokio::time::timeout(Duration::from_secs(10), claim()).await.expect("in time");
     let keys: Vec<_> = third.messages.iter().map(|claimed| claimed.message.key.as_deref()).collect();
     assert_eq!(keys, [Some("another")], "the second is not settled yet");
@@ -491,6 +504,6 @@ macro_rules! on_ordered_logs {
 }
 
 on_ordered_logs! {
-    keys_that_succeed_stay_in_the_log, a_claim_waits_for_the_range_before_it, claimed_message_keeps_its_lease_when_its_key_moves,
+    keys_that_succeed_stay_in_the_log, a_claim_waits_for_the_one_before_it, claimed_message_keeps_its_lease_when_its_key_moves,
     run_that_is_settled_from_its_end_keeps_its_order, keys_are_held_by_what_the_group_wants, the_order_of_a_log_is_compared
 }

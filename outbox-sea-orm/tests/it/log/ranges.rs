@@ -167,16 +167,38 @@ async fn dispatchers_of_a_group_share_its_ranges(site: &Site) {
 async fn another_connection_reads_on_past_an_open_transaction(site: &Site) {
     let (log, _) = log(site).await;
     let expected = enqueue(&log, sized(150, 10)).await;
-    let db = site.connect(Pool::of(2)).await;
+    let db = site.connect(Pool::of(8)).await;
     let group = OutboxLog::new(&db, log.name().clone()).with_shared_pool().group("g").expect("a name");
     let request = request(50).with_claimer(Claimer::new());
     assert_eq!(ids(&group.claim(request.clone()).await.expect("claim")), expected[..50]);
     let producer = site.db.begin().await.expect("begin");
     log.enqueue_in(&producer, sized(1, 10)).await.expect("enqueue");
-    let asked = db.begin().await.expect("the session that was asked");
+    let n_asked = db.get_postgres_connection_pool().size();
+    let asked = join_all((0..n_asked).map(|_| db.begin())).await;
     assert_eq!(drain(&group, &request).await, expected[50..]);
-    asked.rollback().await.expect("end");
+    drop(asked);
     producer.rollback().await.expect("end");
+}
+
+/// A session that nobody else can see is known to itself, and a pool uses its connections in turn.
+async fn a_role_that_sees_no_sessions_claims(site: &Site) {
+    let (log, _) = log(site).await;
+    let (schema, role) = (site.schema(), format!("{}_blind", site.schema()));
+    site.execute(&format!(
+        "CREATE ROLE {role} NOLOGIN; GRANT USAGE ON SCHEMA {schema} TO {role};
+         GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}; GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"
+    ))
+    .await;
+    let db = site.connect(Pool { settings: &[("role", &role)], ..Pool::of(8) }).await;
+    let group = OutboxLog::new(&db, log.name().clone()).with_shared_pool().group("g").expect("a name");
+    let request = request(10).with_claimer(Claimer::new());
+    // all connections, so that they come in turn
+    drop(join_all((0..8).map(|_| db.begin())).await);
+    for _ in 0..3 {
+        let expected = enqueue(&log, sized(100, 10)).await;
+        assert_eq!(drain(&group, &request).await, expected);
+    }
+    site.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 on_postgres!(
@@ -187,6 +209,7 @@ on_postgres!(
     groups_with_topics_read_their_own,
     dispatchers_of_a_group_share_its_ranges,
     another_connection_reads_on_past_an_open_transaction,
+    a_role_that_sees_no_sessions_claims,
 );
 
 /// A claim is on disk when it returns, although its first statement does not wait for that: here nobody else writes it.

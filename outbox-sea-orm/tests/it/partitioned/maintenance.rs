@@ -1,5 +1,7 @@
 //! Partitions that are made ahead and dropped when their time is over.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use futures_util::future::join_all;
 use outbox_core::{Partition, Prune};
 use sea_orm::{ConnectionTrait, TransactionTrait};
@@ -194,20 +196,28 @@ async fn maintenance_waits_for_its_turn_at_its_own_table(site: &Site) {
     let reader = site.db.begin().await.expect("begin");
     let name = site.sql_name("parts");
     reader.execute_unprepared(&format!("SELECT count(*) FROM {name}")).await.expect("read");
+    let n_ended = AtomicUsize::new(0);
     let maintain = async || {
         let db = site.connect(Pool::of(1)).await;
         let table = OutboxTable::new(&db, site.name("parts")).partitioned(PartitionInterval::Hour);
-        table.maintain(Maintenance::new().drop_after(DAY)).await
+        let maintained = table.maintain(Maintenance::new().drop_after(DAY)).await;
+        n_ended.fetch_add(1, Relaxed);
+        maintained
     };
     let others = async {
         let db = site.connect(Pool { settings: &[("statement_timeout", "1s")], ..Pool::of(1) }).await;
         let table = OutboxTable::new(&db, site.name("others")).partitioned(PartitionInterval::Hour);
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                       AND pid IN (SELECT pid FROM pg_stat_activity WHERE application_name LIKE '{}%'))";
+        eventually("two wait for their turn", async || site.value(&waits.replace("{}", site.schema())).await)
+            .await;
         table.migrate().await.expect("migrate");
         table.prune(Prune::done(DAY)).await.expect("prune");
     };
     let ends = async {
-        tokio::time::sleep(Duration::from_millis(2_800)).await;
+        eventually("the first gives up", async || n_ended.load(Relaxed) > 0).await;
+        // the third has waited as long
+        tokio::time::sleep(Duration::from_millis(500)).await;
         reader.rollback().await.expect("end");
     };
     let (done, (), ()) = tokio::join!(join_all((0..3).map(|_| maintain())), others, ends);

@@ -1,4 +1,4 @@
-//! Sessions of the server by name. Where none is there of those that were known, it may be one that has crashed and started again,
+//! Sessions of the server, by name. Where none is there of those that were known, it may be one that has crashed and started again,
 //! or another one that has taken over, and then numbers that were handed out before are handed out again.
 
 use std::collections::HashMap;
@@ -9,14 +9,14 @@ const MANY: usize = 64;
 const LONG_AGO: Duration = Duration::from_secs(30 * 60);
 /// The most sessions whose names are remembered. A pool uses its connections in turn, so where it has more of them, each is always
 /// a new one.
-pub(super) const MAX: usize = 1_024;
+pub(crate) const MAX: usize = 1_024;
 
 /// Those that were met, and when last.
 #[derive(Default)]
-pub(super) struct Sessions(HashMap<String, Instant>);
+pub(crate) struct Sessions(HashMap<String, Instant>);
 
 impl Sessions {
-    pub(super) fn meet(&mut self, session: String, now: Instant) {
+    pub(crate) fn meet(&mut self, session: String, now: Instant) {
         if let Some(met_at) = self.0.get_mut(&session) {
             *met_at = now;
             return;
@@ -30,7 +30,12 @@ impl Sessions {
         self.0.insert(session, now);
     }
 
-    pub(super) fn names(&self) -> Vec<String> {
+    #[cfg(feature = "postgres")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
         self.0.keys().cloned().collect()
     }
 }
