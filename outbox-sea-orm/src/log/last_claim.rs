@@ -1,7 +1,8 @@
 //! What was claimed last of an ordered log.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use outbox_core::{Claimed, Lease};
 use tokio::sync::watch;
@@ -9,26 +10,28 @@ use tokio::time::timeout;
 
 /// The longest that a claim waits for the one before.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// Where it has waited that long, none does for this time.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A message whose key is leased with a range goes to the group's own table, and what follows of the key goes there as long as
 /// something of it is there. So a claim waits a little for what was claimed before it: where handlers are quick, all that
 /// succeeds stays in the log.
-pub(super) struct LastClaim(watch::Sender<HashSet<Lease>>);
-
-impl Default for LastClaim {
-    fn default() -> Self {
-        Self(watch::Sender::new(HashSet::new()))
-    }
+#[derive(Default)]
+pub(super) struct LastClaim {
+    open: watch::Sender<HashSet<Lease>>,
+    /// When a claim has waited in vain.
+    slow_at: Mutex<Option<Instant>>,
 }
 
 impl LastClaim {
     pub(super) fn claimed(&self, messages: &[Claimed]) {
         let keyed = messages.iter().filter(|claimed| claimed.message.key.is_some());
-        self.0.send_replace(keyed.map(|claimed| claimed.lease).filter(|lease| lease.locator < 0).collect());
+        self.open
+            .send_replace(keyed.map(|claimed| claimed.lease).filter(|lease| lease.locator < 0).collect());
     }
 
     pub(super) fn settled<'a>(&self, leases: impl Iterator<Item = &'a Lease>) {
-        self.0.send_if_modified(|open| {
+        self.open.send_if_modified(|open| {
             let n_before = open.len();
             if n_before > 0 {
                 leases.for_each(|lease| {
@@ -39,9 +42,17 @@ impl LastClaim {
         });
     }
 
-    /// Returns when all of it is settled, or when that takes long.
+    /// Returns when all of it is settled, or when that takes long; at once where it did so a short time ago.
     pub(super) async fn wait(&self) {
-        let _ = timeout(PATIENCE, self.0.subscribe().wait_for(HashSet::is_empty)).await;
+        if self.slow_at().is_some_and(|at| at.elapsed() < PAUSE) {
+            return;
+        }
+        let is_slow = timeout(PATIENCE, self.open.subscribe().wait_for(HashSet::is_empty)).await.is_err();
+        *self.slow_at() = is_slow.then(Instant::now);
+    }
+
+    fn slow_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.slow_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,9 +104,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_handler_is_not_waited_for() {
+    async fn slow_handlers_are_waited_for_only_now_and_then() {
         let last = LastClaim::default();
         last.claimed(&[claimed(-1, Some("a"))]);
         timeout(100 * PATIENCE, last.wait()).await.expect("it gives up");
+        assert!(!is_open(&last), "it has just been waited for");
+        *last.slow_at() = Instant::now().checked_sub(PAUSE);
+        assert!(is_open(&last));
     }
 }

@@ -390,6 +390,8 @@ async fn a_claim_waits_for_the_one_before_it(log: &Log) {
             settle_all(&log.group, &rest, Outcome::Done).await;
             rest = claim().await;
         }
+        // none waits for a while
+        tokio::time::sleep(Duration::from_secs(1)).await;
     };
     enqueue(log, [second.messages[0].message.key.clone().expect("a key"), "another".into()]).await;
     let third = tokio::time::timeout(Duration::from_secs(10), claim()).await.expect("in time");
