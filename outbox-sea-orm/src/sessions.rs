@@ -16,6 +16,7 @@ pub(crate) const MAX: usize = 1_024;
 pub(crate) struct Sessions(HashMap<String, Instant>);
 
 impl Sessions {
+    /// This one has answered.
     pub(crate) fn meet(&mut self, session: String, now: Instant) {
         if let Some(met_at) = self.0.get_mut(&session) {
             *met_at = now;

@@ -24,12 +24,14 @@ pub(super) struct LastClaim {
 }
 
 impl LastClaim {
+    /// From now on these are the last claim; of them, those with a key that are leased with a range.
     pub(super) fn claimed(&self, messages: &[Claimed]) {
         let keyed = messages.iter().filter(|claimed| claimed.message.key.is_some());
         self.open
             .send_replace(keyed.map(|claimed| claimed.lease).filter(|lease| lease.locator < 0).collect());
     }
 
+    /// However a message is settled, it is not leased with the range any more.
     pub(super) fn settled<'a>(&self, leases: impl Iterator<Item = &'a Lease>) {
         self.open.send_if_modified(|open| {
             let n_before = open.len();
